@@ -59,7 +59,7 @@ pub struct Line {
 }
 
 /// An instruction address with its source positions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Location {
     /// Index into [`Profile::mappings`].
     pub mapping: Option<usize>,
