@@ -30,6 +30,11 @@
 //! | read `profile.proto` or the legacy CPU format | [`Profile::read`](model::Profile::read) |
 //! | write `.pb.gz` | [`Profile::write`](model::Profile::write) |
 //! | write the legacy CPU format | [`legacy::write`] |
+//! | read and write collapsed stacks | [`collapsed`] |
+//! | write for speedscope | [`speedscope::write`] |
+//! | select samples and frames | [`report::Filter`] |
+//! | list the functions that weigh most | [`report::Top`] |
+//! | tell stacks from what only accounts for lost time | [`is_accounting_row`], [`Profile::accounted`](model::Profile::accounted) |
 //!
 //! # When not to use it
 //!
@@ -38,11 +43,17 @@
 //!
 //! The crate has no features, and is the same on every platform. It needs Rust 1.95.
 
+mod accounting;
 mod builder;
+pub mod collapsed;
 mod error;
+mod frame;
 pub mod legacy;
 pub mod model;
 mod proto;
+pub mod report;
+pub mod speedscope;
 
+pub use accounting::{LOST_PREFIX, SIGNALS_BLOCKED, UNSAMPLED, is_accounting_row};
 pub use builder::ProfileBuilder;
 pub use error::Error;

@@ -1,0 +1,208 @@
+//! Collapsed stacks: a line `root;…;leaf value` for each, which flame graph tools read.
+//!
+//! A name may contain anything but this format has three characters of its own, so in names `;` is written `\x3b`, a
+//! line break `\x0a` or `\x0d`, and a backslash `\x5c`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use crate::builder::ProfileBuilder;
+use crate::error::Error;
+use crate::frame;
+use crate::model::{Function, Line, Location, Profile, ValueType};
+
+/// The escaped characters, and how they are written.
+const ESCAPES: [(char, &str); 4] = [
+    (';', r"\x3b"),
+    ('\n', r"\x0a"),
+    ('\r', r"\x0d"),
+    ('\\', r"\x5c"),
+];
+
+/// Writes the values of type `sample_index` as collapsed stacks, sorted by stack.
+///
+/// Inlined functions are frames like others; equal stacks of functions become one line, and a stack whose value is 0
+/// none. Take `sample_index` from [`Profile::sample_index`].
+///
+/// # Errors
+///
+/// Those of `out`; and [`InvalidInput`](io::ErrorKind::InvalidInput) if there is no such sample type.
+///
+/// # Panics
+///
+/// If a sample names a location that `profile` does not have.
+pub fn write(
+    profile: &Profile,
+    sample_index: usize,
+    out: &mut (impl Write + ?Sized),
+) -> io::Result<()> {
+    if sample_index >= profile.sample_types.len() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            Error::option(format!(
+                "writing collapsed stacks: there is no sample type {sample_index}, only {}; use one of these",
+                profile.sample_types.len()
+            )),
+        ));
+    }
+    // What each location adds to a stack: its frames from the outermost, each with a separator.
+    let frames: Vec<String> = (profile.locations.iter())
+        .map(|location| {
+            let mut frames = String::new();
+            for name in frame::names(profile, location).iter().rev() {
+                frames.push(';');
+                frames.push_str(&escape(name));
+            }
+            frames
+        })
+        .collect();
+    let mut stacks: BTreeMap<String, i64> = BTreeMap::new();
+    for sample in &profile.samples {
+        let stack: String = (sample.locations.iter().rev())
+            .map(|&index| frames[index].as_str())
+            .collect();
+        let value = sample.values.get(sample_index).copied().unwrap_or(0);
+        let sum = stacks.entry(stack).or_default();
+        *sum = sum.saturating_add(value);
+    }
+    for (stack, value) in stacks.iter().filter(|(_, value)| **value != 0) {
+        writeln!(out, "{} {value}", stack.strip_prefix(';').unwrap_or(stack))?;
+    }
+    out.flush()
+}
+
+/// Reads collapsed stacks, as values of the type `samples`/`count`. Equal stacks are added up.
+///
+/// # Errors
+///
+/// If a line does not end in a whole number.
+pub fn read(bytes: &[u8]) -> Result<Profile, Error> {
+    let text = String::from_utf8_lossy(bytes);
+    let mut builder = ProfileBuilder::new(vec![ValueType {
+        kind: "samples".into(),
+        unit: "count".into(),
+    }]);
+    for (number, line) in (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !line.trim().is_empty())
+    {
+        let (stack, value) = line
+            .trim_end()
+            .rsplit_once(' ')
+            .and_then(|(stack, value)| Some((stack, value.parse::<i64>().ok()?)))
+            .ok_or_else(|| {
+                Error::malformed(format!(
+                    "reading collapsed stacks: line {number} does not end in a space and a whole number; check that \
+                     this is `root;…;leaf value`"
+                ))
+            })?;
+        let frames = stack.split(';').rev().filter(|_| !stack.is_empty());
+        let locations: Vec<usize> = frames.map(|name| location(&mut builder, name)).collect();
+        builder.sample(&locations, &[value], &[]);
+    }
+    Ok(builder.finish())
+}
+
+fn location(builder: &mut ProfileBuilder, name: &str) -> usize {
+    let name = unescape(name);
+    let function = builder.function(Function {
+        system_name: name.to_string(),
+        name: name.into_owned(),
+        ..Function::default()
+    });
+    builder.location(Location {
+        lines: vec![Line {
+            function,
+            ..Line::default()
+        }],
+        ..Location::default()
+    })
+}
+
+fn escape(name: &str) -> Cow<'_, str> {
+    if !name.contains(|char| ESCAPES.iter().any(|(special, _)| *special == char)) {
+        return Cow::Borrowed(name);
+    }
+    let mut escaped = String::with_capacity(name.len() + 3);
+    for char in name.chars() {
+        match ESCAPES.iter().find(|(special, _)| *special == char) {
+            Some((_, written)) => escaped.push_str(written),
+            None => escaped.push(char),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Undoes [`escape`]; a backslash that it cannot have written stays.
+fn unescape(name: &str) -> Cow<'_, str> {
+    if !name.contains('\\') {
+        return Cow::Borrowed(name);
+    }
+    let mut plain = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(at) = rest.find('\\') {
+        plain.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (char, written) = (ESCAPES.iter())
+            .find(|(_, written)| rest.starts_with(written))
+            .unwrap_or(&('\\', "\\"));
+        plain.push(*char);
+        rest = &rest[written.len()..];
+    }
+    plain.push_str(rest);
+    Cow::Owned(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rewritten(text: &str) -> String {
+        let mut out = Vec::new();
+        write(&read(text.as_bytes()).unwrap(), 0, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn stacks_are_sorted_and_added_up() {
+        assert_eq!(
+            rewritten("b 1\na;b c 2\r\n\nb 3\na 0\n 7\n"),
+            " 7\na;b c 2\nb 4\n"
+        );
+    }
+
+    #[test]
+    fn names_may_contain_anything() {
+        let text = "a\\x3bb;c\\x0ad;e\\x5cx3bf 1\n";
+        let profile = read(text.as_bytes()).unwrap();
+        let names: Vec<_> = profile
+            .functions
+            .iter()
+            .map(|function| function.name.as_str())
+            .collect();
+        assert_eq!(names, ["e\\x3bf", "c\nd", "a;b"]);
+        assert_eq!(rewritten(text), text);
+    }
+
+    #[test]
+    fn foreign_backslashes_stay() {
+        let profile = read(b"C:\\x\\x5 1").unwrap();
+        assert_eq!(profile.functions[0].name, "C:\\x\\x5");
+    }
+
+    #[test]
+    fn a_line_without_number_is_named() {
+        for text in ["a 1\nb", "a 1\nb x", "a 1\n7"] {
+            let error = read(text.as_bytes()).unwrap_err();
+            assert!(error.is_malformed());
+            assert!(error.to_string().contains("line 2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_sample_type_is_refused() {
+        let error = write(&Profile::default(), 0, &mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}
