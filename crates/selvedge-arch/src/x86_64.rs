@@ -58,7 +58,7 @@ impl Interrupted {
     fn word(&self, register: usize) -> u64 {
         // SAFETY: the registers are the words 5 to 27 of the `ucontext` that `new` was given, which is live until the
         // handler returns; all callers pass a register below 23.
-        unsafe { self.words.add(Self::R8 + register).read() }
+        unsafe { self.words.wrapping_add(Self::R8 + register).read() }
     }
 
     /// The registers that a walk starts from.
@@ -98,7 +98,7 @@ impl Interrupted {
     #[must_use]
     pub fn mask(&self) -> u64 {
         // SAFETY: `uc_sigmask` follows the 256-byte `sigcontext`, which starts at word 5: word 37.
-        unsafe { self.words.add(37).read() }
+        unsafe { self.words.wrapping_add(37).read() }
     }
 }
 
@@ -123,14 +123,14 @@ impl SignalInfo {
     #[must_use]
     pub fn code(&self) -> i32 {
         // SAFETY: `siginfo_t` is 128 bytes; `new` promises a live one.
-        (unsafe { self.words.add(2).read() }).cast_signed()
+        (unsafe { self.words.wrapping_add(2).read() }).cast_signed()
     }
 
     /// `si_value`: meaningful for timers and queued signals.
     #[must_use]
     pub fn value(&self) -> u64 {
         // SAFETY: as above; `si_value` is the eight bytes at offset 24 for `SI_TIMER` and `SI_QUEUE`.
-        unsafe { self.words.add(6).cast::<u64>().read() }
+        unsafe { self.words.wrapping_add(6).cast::<u64>().read() }
     }
 }
 

@@ -1,0 +1,317 @@
+//! One program image being followed: its mappings, the module map that its handlers read, its threads.
+
+use crate::aggregate::{Counts, Frame, Owner, Segment, SegmentId, Stack};
+use crate::arena::{Arena, Piece};
+use crate::maps::{self, MappedRange};
+use crate::modules::{ModuleId, Modules, Table};
+use selvedge_arch::Registers;
+use selvedge_sample::region::{ARENA, MAPS_BYTES, Process, Region, unkey};
+use selvedge_sample::record::{HEADER_WORDS, MAX_FRAMES, REGISTER_WORDS};
+use selvedge_unwind::build::{MapEntry, MapKind};
+use selvedge_unwind::{End, EXACT_PC, Memory, ModuleMap, walk};
+use std::collections::HashMap;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+/// Copied stacks kept until their code is known, per image.
+const RAW_KEPT: usize = 8192;
+/// Mappings are read anew at most this often.
+const SCAN_PAUSE: Duration = Duration::from_millis(10);
+
+/// A program image.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub(crate) index: u32,
+    pub(crate) serial: u32,
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+    pub(crate) command: String,
+    /// Executable ranges, by address, with what each is.
+    code: Vec<(MappedRange, Option<ModuleId>, SegmentId)>,
+    /// Writable ranges, by address: where stacks can be.
+    writable: Vec<(u64, u64)>,
+    map: Vec<u8>,
+    published: Option<Piece>,
+    retired: Vec<(Piece, Vec<(u32, u32)>)>,
+    unknown_seen: u32,
+    scanned: Instant,
+    /// Whether a table of one of the modules was still being built when the map was made.
+    incomplete: bool,
+    raw: Vec<Vec<u64>>,
+    /// CPU time of the process when last looked at.
+    pub(crate) cpu: u64,
+    /// CPU time used by each thread when last looked at, for threads without a record.
+    pub(crate) strangers: HashMap<u32, u64>,
+}
+
+impl Image {
+    /// Starts following process record `index`.
+    pub(crate) fn adopt(region: &Region, process: &Process, index: u32, serial: u32, pid: u32) -> Self {
+        let proc = format!("/proc/{pid}");
+        let name = std::fs::read_to_string(format!("{proc}/comm")).unwrap_or_default().trim_end().to_string();
+        let command = std::fs::read(format!("{proc}/cmdline")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+        let mut image = Self {
+            index,
+            serial,
+            pid,
+            name,
+            command,
+            code: Vec::new(),
+            writable: Vec::new(),
+            map: Vec::new(),
+            published: None,
+            retired: Vec::new(),
+            unknown_seen: process.unknown_code.load(Ordering::Relaxed),
+            scanned: Instant::now() - SCAN_PAUSE,
+            incomplete: true,
+            raw: Vec::new(),
+            cpu: 0,
+            strangers: HashMap::new(),
+        };
+        if image.name.is_empty() {
+            let text = image.noted_maps(region, process);
+            let first = maps::parse(&text).into_iter().find(|range| range.name.starts_with('/'));
+            image.name = first.map_or(String::new(), |range| base_name(&range.name).to_string());
+        }
+        image
+    }
+
+    /// What the process itself noted of its mappings.
+    fn noted_maps(&self, region: &Region, process: &Process) -> String {
+        // Acquire: pairs with `note_mappings`.
+        let len = (process.maps_len.load(Ordering::Acquire) as usize).min(MAPS_BYTES);
+        region.maps_text(self.index, len)
+    }
+
+    /// Reads the mappings anew. Returns whether the code is different from before.
+    pub(crate) fn scan(&mut self, region: &Region, process: &Process, modules: &mut Modules, counts: &mut Counts) -> bool {
+        self.scanned = Instant::now();
+        let mut text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
+        if text.is_empty() {
+            // Ended already: what it noted itself.
+            text = self.noted_maps(region, process);
+        }
+        if text.is_empty() {
+            return false;
+        }
+        let ranges = maps::parse(&text);
+        self.writable = ranges.iter().filter(|range| range.writable).map(|range| (range.start, range.end)).collect();
+        let code: Vec<MappedRange> = ranges.into_iter().filter(|r| r.executable && r.name != "[vsyscall]").collect();
+        if code.iter().eq(self.code.iter().map(|(range, ..)| range)) {
+            return false;
+        }
+        self.code = code
+            .into_iter()
+            .map(|range| {
+                let module = modules.of_range(self.pid, &range);
+                let name = if range.name.is_empty() { "[anon]".to_string() } else { range.name.clone() };
+                let name = name.strip_suffix(" (deleted)").map(str::to_string).unwrap_or(name);
+                let segment =
+                    Segment { module, start: range.start, limit: range.end, file_offset: range.offset, name };
+                let segment = counts.segment(segment, self.serial);
+                (range, module, segment)
+            })
+            .collect();
+        true
+    }
+
+    /// Whether the mappings should be read anew: a sample met code in no known module.
+    pub(crate) fn wants_scan(&mut self, process: &Process) -> bool {
+        let unknown = process.unknown_code.load(Ordering::Relaxed);
+        if unknown == self.unknown_seen || self.scanned.elapsed() < SCAN_PAUSE {
+            return false;
+        }
+        self.unknown_seen = unknown;
+        true
+    }
+
+    /// Makes the module map of what is known now, and publishes it.
+    pub(crate) fn publish(&mut self, region: &Region, process: &Process, modules: &Modules, arena: &mut Arena) {
+        let mut entries = Vec::new();
+        self.incomplete = false;
+        for (range, module, _) in &self.code {
+            let module = module.map(|id| modules.get(id));
+            let kind = match module.map(|module| (module.table, &module.image)) {
+                Some((Table::Pending, _)) => {
+                    self.incomplete = true;
+                    continue;
+                }
+                Some((Table::Ready(piece), Some(image))) => match image.svma(range.offset) {
+                    Some(svma) => MapKind::Table { offset: piece.offset, len: piece.len, bias: range.start.wrapping_sub(svma) },
+                    None => MapKind::NoCfi,
+                },
+                _ => MapKind::NoCfi,
+            };
+            entries.push(MapEntry { start: range.start, end: range.end, kind });
+        }
+        let map = selvedge_unwind::build::map(&entries);
+        if map == self.map {
+            return;
+        }
+        let Some(piece) = arena.put(&[&(map.len() as u64).to_le_bytes(), &map]) else { return };
+        self.map = map;
+        // Release: pairs with the handler's Acquire; the map is complete.
+        process.map.store(piece.offset, Ordering::Release);
+        process.raw_budget.fetch_max(64, Ordering::Relaxed);
+        // Full fence: a handler whose sequence is even below reads the new map when it enters next (it has a full fence
+        // between the two as well).
+        fence(Ordering::SeqCst);
+        let inside = self.threads(region).map(|at| (at, sequence(region, at))).filter(|(_, now)| now % 2 == 1).collect();
+        if let Some(old) = self.published.replace(piece) {
+            self.retired.push((old, inside));
+        }
+    }
+
+    /// Takes back maps that no handler can be reading any more.
+    pub(crate) fn reclaim(&mut self, region: &Region, arena: &mut Arena) {
+        self.retired.retain_mut(|(piece, inside)| {
+            inside.retain(|&(at, was)| sequence(region, at) == was);
+            if inside.is_empty() {
+                arena.release(*piece);
+            }
+            !inside.is_empty()
+        });
+    }
+
+    /// Gives up the map: the process has ended.
+    pub(crate) fn release(&mut self, arena: &mut Arena) {
+        for piece in self.published.take().into_iter().chain(self.retired.drain(..).map(|(piece, _)| piece)) {
+            arena.release(piece);
+        }
+    }
+
+    /// The thread records of this image.
+    pub(crate) fn threads<'a>(&self, region: &'a Region) -> impl Iterator<Item = u32> + use<'a> {
+        let index = self.index;
+        region.used_threads().filter(move |&at| {
+            let key = region.thread(at).map_or(0, |thread| thread.key.load(Ordering::Acquire));
+            unkey(key).is_some_and(|(process, _)| process == index)
+        })
+    }
+
+    /// Publishes the bounds of stacks that threads of this image asked about.
+    pub(crate) fn publish_stack_bounds(&self, region: &Region) -> bool {
+        let mut missing = false;
+        for thread in self.threads(region).filter_map(|at| region.thread(at)) {
+            let generation = thread.generation.load(Ordering::Acquire);
+            let hint = thread.stack_hint.load(Ordering::Relaxed);
+            let low = thread.stack_low.load(Ordering::Relaxed);
+            let high = thread.stack_high.load(Ordering::Relaxed);
+            let known = thread.stack_generation.load(Ordering::Relaxed) == generation;
+            if hint == 0 || (known && (low..high).contains(&hint)) {
+                continue;
+            }
+            let Some(&(start, end)) = self.writable.iter().find(|&&(start, end)| (start..end).contains(&hint)) else {
+                missing |= !known;
+                continue;
+            };
+            // glibc puts the control block at the top of a stack; what is mapped right above may belong to anybody.
+            let pointer = thread.thread_pointer.load(Ordering::Relaxed);
+            let top = if (hint..end).contains(&pointer) { pointer & !7 } else { end };
+            if known && !(start..end).contains(&low) {
+                // On another stack (an alternate one, a fiber's) than the thread's own: the bounds stay.
+                continue;
+            }
+            // Generation 0 is no claim's: while it stands there, the handler uses no bounds.
+            thread.stack_generation.store(0, Ordering::Release);
+            fence(Ordering::SeqCst);
+            thread.stack_low.store(start, Ordering::Relaxed);
+            thread.stack_high.store(top, Ordering::Relaxed);
+            // Release: pairs with the handler's Acquire.
+            thread.stack_generation.store(generation, Ordering::Release);
+        }
+        missing
+    }
+
+    fn frame(&self, value: u64, counts: &mut Counts) -> u32 {
+        // A return address is behind its call, which can be the last instruction of its function.
+        let address = if value & EXACT_PC != 0 { value & !EXACT_PC } else { value.wrapping_sub(1) };
+        let at = self.code.partition_point(|(range, ..)| range.end <= address);
+        let frame = match self.code.get(at) {
+            Some((range, _, segment)) if range.start <= address => {
+                Frame { segment: Some(*segment), offset: address - range.start }
+            }
+            _ => Frame { segment: None, offset: address },
+        };
+        counts.frame(frame)
+    }
+
+    /// Counts a walked stack.
+    pub(crate) fn count(&self, tid: u32, end: u8, words: &[u64], frames: &[u64], counts: &mut Counts) {
+        let frames = frames.iter().map(|&value| self.frame(value, counts)).collect();
+        let owner = Owner { image: self.serial, tid };
+        counts.add(Stack { owner, labels: words[4], end, frames }, words[2]);
+    }
+
+    /// Keeps a copied stack until its code is known.
+    pub(crate) fn keep_raw(&mut self, region: &Region, words: &[u64], counts: &mut Counts) {
+        if self.raw.len() >= RAW_KEPT {
+            self.walk_raw(region, true, counts);
+        }
+        self.raw.push(words.to_vec());
+    }
+
+    /// Walks the copied stacks, if all modules are known or there will be no better time.
+    pub(crate) fn walk_raw(&mut self, region: &Region, now: bool, counts: &mut Counts) {
+        if self.raw.is_empty() || self.map.is_empty() || (self.incomplete && !now) {
+            return;
+        }
+        for words in std::mem::take(&mut self.raw) {
+            let mut frames = [0_u64; MAX_FRAMES];
+            let walked = walk_copy(region, &self.map, &words, &mut frames);
+            let tid = (words[1] & 0xffff_ffff) as u32;
+            self.count(tid, walked.1 as u8, &words, &frames[..walked.0], counts);
+        }
+    }
+
+    /// Whether some copied stacks wait for tables.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+}
+
+fn base_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+fn sequence(region: &Region, at: u32) -> u32 {
+    region.thread(at).map_or(0, |thread| thread.sequence.load(Ordering::Acquire))
+}
+
+/// A copied part of a stack.
+struct Copy<'a> {
+    start: u64,
+    words: &'a [u64],
+}
+
+impl Memory for Copy<'_> {
+    fn read(&mut self, address: u64) -> Option<u64> {
+        let offset = address.checked_sub(self.start)?;
+        if !offset.is_multiple_of(8) {
+            return None;
+        }
+        self.words.get(usize::try_from(offset / 8).ok()?).copied()
+    }
+}
+
+fn walk_copy(region: &Region, map: &[u8], words: &[u64], frames: &mut [u64]) -> (usize, End) {
+    let (saved, stack) = words[HEADER_WORDS..].split_at(REGISTER_WORDS);
+    let registers = Registers {
+        ip: saved[0],
+        sp: saved[1],
+        bp: saved[2],
+        bx: saved[3],
+        r12: saved[4],
+        r13: saved[5],
+        r14: saved[6],
+        r15: saved[7],
+    };
+    let mut memory = Copy { start: registers.sp & !7, words: stack };
+    let Some(map) = ModuleMap::view(map, region.arena_of_reader(ARENA)) else {
+        frames[0] = registers.ip | EXACT_PC;
+        return (1, End::NoModule);
+    };
+    let walked = walk(&map, registers, &mut memory, frames);
+    (walked.frames, walked.end)
+}

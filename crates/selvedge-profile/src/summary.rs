@@ -1,0 +1,183 @@
+//! What a session recorded, in numbers: nothing is lost without being counted here.
+
+use selvedge_sample::region::{Engine, LOSSES, Loss};
+use std::time::Duration;
+
+/// Facts about one program image.
+#[derive(Clone, Debug)]
+pub struct ImageFacts {
+    /// Its number in the session.
+    pub serial: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Name of the process.
+    pub name: String,
+    /// Command line, arguments separated by spaces.
+    pub command: String,
+    /// Engine in use.
+    pub engine: Option<Engine>,
+    /// Error number of the first timer or event that the kernel refused; 0 for none.
+    pub engine_error: i32,
+    /// Whether the program handles the profiling signal too.
+    pub signal_shared: bool,
+    /// Threads that were profiled.
+    pub threads: u32,
+    /// Threads that found no room.
+    pub threads_refused: u32,
+    /// Nanoseconds of CPU time of the process while it was followed.
+    pub cpu: u64,
+    /// Signals that reached the handler.
+    pub delivered: u64,
+    /// Samples recorded.
+    pub samples: u64,
+    /// Nanoseconds that they stand for.
+    pub recorded: u64,
+    /// Nanoseconds during which threads blocked the signal.
+    pub blocked: u64,
+    /// Nanoseconds of threads after their last sample, as far as they told.
+    pub unsampled_threads: u64,
+    /// Samples and nanoseconds lost, by [`Loss`].
+    pub lost: [(u64, u64); LOSSES],
+}
+
+impl ImageFacts {
+    /// Nanoseconds in no sample: threads after their last one, or never sampled; start and end of the process.
+    #[must_use]
+    pub fn unsampled(&self) -> u64 {
+        let lost: u64 = self.lost.iter().map(|(_, nanos)| nanos).sum();
+        self.cpu.saturating_sub(self.recorded + self.blocked + lost)
+    }
+}
+
+/// Numbers of a whole session.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Program images, in the order in which they came.
+    pub images: Vec<ImageFacts>,
+    /// Nanoseconds of CPU time between samples, as asked.
+    pub period: u64,
+    /// Engine asked for.
+    pub engine: Engine,
+    /// Nanoseconds between two ticks of the kernel.
+    pub tick: u64,
+    /// How long was recorded.
+    pub duration: Duration,
+    /// Whether time inside the kernel could not be seen.
+    pub user_only: bool,
+    /// Words found in rings that were no records (a target wrote over shared memory).
+    pub damaged_words: u64,
+    /// Processes that found no room.
+    pub processes_refused: u32,
+}
+
+impl Summary {
+    fn sum(&self, part: impl Fn(&ImageFacts) -> u64) -> u64 {
+        self.images.iter().map(part).sum()
+    }
+
+    /// Samples recorded.
+    #[must_use]
+    pub fn samples(&self) -> u64 {
+        self.sum(|image| image.samples)
+    }
+
+    /// Nanoseconds of CPU time that samples stand for.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.sum(|image| image.recorded)
+    }
+
+    /// Nanoseconds of CPU time of all processes.
+    #[must_use]
+    pub fn cpu(&self) -> u64 {
+        self.sum(|image| image.cpu)
+    }
+
+    /// Nanoseconds in no sample.
+    #[must_use]
+    pub fn unsampled(&self) -> u64 {
+        self.sum(ImageFacts::unsampled)
+    }
+
+    /// Nanoseconds during which threads blocked the signal.
+    #[must_use]
+    pub fn blocked(&self) -> u64 {
+        self.sum(|image| image.blocked)
+    }
+
+    /// Samples and nanoseconds lost for one cause.
+    #[must_use]
+    pub fn lost(&self, cause: Loss) -> (u64, u64) {
+        self.images.iter().map(|image| image.lost[cause as usize]).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    }
+
+    /// Samples per second of CPU time, as achieved.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        let cpu = self.cpu();
+        if cpu == 0 { 0.0 } else { self.samples() as f64 * 1e9 / cpu as f64 }
+    }
+
+    /// Samples per second of CPU time, as asked.
+    #[must_use]
+    pub fn asked_rate(&self) -> f64 {
+        1e9 / self.period.max(1) as f64
+    }
+
+    /// The engines that were really in use.
+    #[must_use]
+    pub fn engines(&self) -> Vec<Engine> {
+        let mut engines: Vec<Engine> = self.images.iter().filter_map(|image| image.engine).collect();
+        engines.sort_by_key(|engine| *engine as u32);
+        engines.dedup();
+        if engines.is_empty() { vec![self.engine] } else { engines }
+    }
+
+    /// One line per thing that a user should know, starting with what is missing.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        for cause in Loss::ALL {
+            let (count, nanos) = self.lost(cause);
+            if count > 0 {
+                remarks.push(format!("lost ({}): {count} samples, {:.3} CPU seconds", cause.name(), nanos as f64 / 1e9));
+            }
+        }
+        if self.blocked() > 0 {
+            remarks.push(format!("signal blocked by the program for {:.3} CPU seconds", self.blocked() as f64 / 1e9));
+        }
+        if self.damaged_words > 0 {
+            remarks.push(format!("{} words of the rings were overwritten by a target", self.damaged_words));
+        }
+        if self.processes_refused > 0 {
+            remarks.push(format!("{} processes were not profiled: too many at a time", self.processes_refused));
+        }
+        let refused: u32 = self.images.iter().map(|image| image.threads_refused).sum();
+        if refused > 0 {
+            remarks.push(format!("{refused} threads were not sampled: too many at a time"));
+        }
+        if let Some(image) = self.images.iter().find(|image| image.engine_error != 0) {
+            let why = std::io::Error::from_raw_os_error(image.engine_error);
+            remarks.push(format!(
+                "the {} engine was refused in {} ({why}); raise `ulimit -i`, or see `selvedge doctor`",
+                self.engine.name(),
+                image.name
+            ));
+        }
+        if self.user_only {
+            remarks.push(
+                "perf_event_paranoid hides the time inside the kernel from the perf engine; --engine timer sees it".into(),
+            );
+        }
+        if let Some(image) = self.images.iter().find(|image| image.signal_shared) {
+            remarks.push(format!("{} handles the profiling signal too; its handler got what was not ours", image.name));
+        }
+        if self.period < self.tick && self.engines().contains(&Engine::Timer) {
+            remarks.push(format!(
+                "the kernel ticks {} times a second: more samples need --engine perf (weights are exact all the same)",
+                1_000_000_000 / self.tick.max(1)
+            ));
+        }
+        remarks
+    }
+}

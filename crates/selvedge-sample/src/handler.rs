@@ -1,0 +1,282 @@
+//! The signal handler: classify, walk, record.
+//!
+//! **Terms.** A *signal of ours* carries the session's random number (timers, arming requests), or has a code that only
+//! our engine produces (`perf_event`, `ITIMER_PROF`). Any other signal of the same number is the *program's*.
+//!
+//! **What may be interrupted.** Everything: the handler assumes nothing of the thread but that it has a stack below its
+//! stack pointer (or an alternate one). It takes no lock, allocates nothing, uses no thread-local storage, does not
+//! touch `errno` (raw system calls), and is itself never interrupted: all signals are blocked in it.
+//!
+//! **Every partial state of the thread's record that a signal can meet:**
+//! 1. no record (the thread was never seen, or has just ended): nothing to write to. The signal is counted as late; a
+//!    request to arm claims a record and arms it.
+//! 2. claimed by another thread on our behalf, not armed yet: its timer cannot have fired; a request to arm finds the
+//!    record and returns.
+//! 3. claimed and armed: the normal case.
+//! 4. being ended by its own thread: the signal is blocked there, so this state is never seen.
+//! 5. handed to another thread: the key says so (the thread id is compared, by a system call, never taken from the
+//!    signal alone), state 1.
+//!
+//! **The session** may stop at any instruction: the handler then disarms its own timer and records nothing. The module
+//! map may be replaced at any instruction: `sequence` is odd while the handler may read the old one, and the reader
+//! waits for that.
+//!
+//! **Recap.** The thread writes its own record only; the reader's part of it is published by one store each; whatever
+//! does not fit is counted.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because it is called by the kernel with raw pointers and calls the program's own handler.
+#![allow(unsafe_code)]
+
+use crate::record::{HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACK, REGISTER_WORDS};
+use crate::region::{Engine, Loss, Region, Thread, key, session};
+use crate::stack::Stack;
+use crate::system;
+use crate::target::{self, Base, Session};
+use crate::{ring, weight};
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::{Ordering, compiler_fence, fence};
+use selvedge_arch::{Interrupted, Registers, SignalInfo};
+use selvedge_unwind::{End, ModuleMap, walk};
+
+/// What a signal is for.
+enum Purpose {
+    /// A sample of the thread with this record, or of whichever record it has.
+    Sample(Option<u32>),
+    /// The reader asks this thread to claim a record and arm itself.
+    Arm,
+    /// Not ours.
+    Program,
+}
+
+/// Codes of `siginfo_t` (include/uapi/asm-generic/siginfo.h).
+mod code {
+    pub(super) const SI_QUEUE: i32 = -1;
+    pub(super) const SI_TIMER: i32 = -2;
+    pub(super) const SI_KERNEL: i32 = 0x80;
+    /// `POLL_IN` to `POLL_HUP`: what `F_SETSIG` produces.
+    pub(super) const POLL: core::ops::RangeInclusive<i32> = 1..=6;
+}
+
+fn purpose(session: Session, info: SignalInfo) -> Purpose {
+    let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
+    match (info.code(), engine) {
+        (code::SI_TIMER, _) => match target::open_cookie(session.region, info.value()) {
+            Some(index) => Purpose::Sample(Some(index)),
+            None => Purpose::Program,
+        },
+        (code::SI_QUEUE, _) if info.value() == session.region.header.nonce.load(Ordering::Relaxed) => Purpose::Arm,
+        (code::SI_KERNEL, Some(Engine::Itimer)) => Purpose::Sample(None),
+        (sent, Some(Engine::Perf)) if code::POLL.contains(&sent) => Purpose::Sample(None),
+        _ => Purpose::Program,
+    }
+}
+
+/// The handler, as the kernel calls it.
+pub extern "C" fn entry(signal: c_int, info: *const c_void, context: *const c_void) {
+    // SAFETY: called by the kernel for a handler installed with `SA_SIGINFO`, and used before it returns.
+    let signal_info = unsafe { SignalInfo::new(info) };
+    let Some(session) = target::session() else {
+        return pass_on(signal, info, context);
+    };
+    match purpose(session, signal_info) {
+        Purpose::Program => pass_on(signal, info, context),
+        Purpose::Arm => {
+            if session.region.header.state.load(Ordering::Relaxed) == session::RECORDING {
+                target::start_thread(session, system::gettid(), Base::Birth);
+                target::obey(session);
+            }
+        }
+        Purpose::Sample(hint) => {
+            session.process.delivered.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: as for `signal_info`.
+            let interrupted = unsafe { Interrupted::new(context) };
+            sample(session, hint, interrupted);
+            target::obey(session);
+        }
+    }
+}
+
+fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
+    let Session { region, process_index, .. } = session;
+    let tid = system::gettid();
+    let wanted = key(process_index, tid);
+    let hinted = hint.filter(|&at| region.thread(at).is_some_and(|t| t.key.load(Ordering::Acquire) == wanted));
+    let found = hinted.or_else(|| target::find_thread(region, process_index, tid));
+    let recording = region.header.state.load(Ordering::Relaxed) == session::RECORDING;
+    let (index, thread) = match found.and_then(|index| Some((index, region.thread(index)?))) {
+        Some(found) => found,
+        None => {
+            // `ITIMER_PROF` and the reader's events reach threads that have not announced themselves: they do it here.
+            let outside = hint.is_none() && recording;
+            let claimed = if outside { target::start_thread(session, tid, Base::Birth) } else { None };
+            match claimed.and_then(|index| Some((index, region.thread(index)?))) {
+                Some(claimed) => claimed,
+                None => return lose(session, if outside { Loss::NoThread } else { Loss::Late }, 0),
+            }
+        }
+    };
+    if !recording {
+        target::disarm(thread);
+        return lose(session, Loss::Late, 0);
+    }
+    // Relaxed add, then a full fence: the reader that replaced the map and sees an even number afterwards knows that a
+    // later entry reads the new map (see `Thread::sequence`).
+    thread.sequence.fetch_add(1, Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+    record(session, index, thread, interrupted);
+    compiler_fence(Ordering::SeqCst);
+    // Release: all reads of the map are done.
+    thread.sequence.fetch_add(1, Ordering::Release);
+}
+
+fn lose(session: Session, cause: Loss, weight: u64) {
+    if let Some(tally) = session.process.lost.get(cause as usize) {
+        tally.add(weight);
+    }
+}
+
+fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupted) {
+    let Session { region, process_index, process } = session;
+    let registers = interrupted.registers();
+    let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
+    let elapsed = now.saturating_sub(thread.accounted.load(Ordering::Relaxed));
+    thread.accounted.store(now, Ordering::Relaxed);
+    thread.samples.fetch_add(1, Ordering::Relaxed);
+    let expected = weight::expected(region.header.period.load(Ordering::Relaxed), region.header.tick.load(Ordering::Relaxed));
+    let blocked = weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip);
+    let parts = weight::split(elapsed, expected, blocked);
+    process.blocked.fetch_add(parts.blocked, Ordering::Relaxed);
+
+    let Some(mut place) = ring::reserve(region, index, HEADER_WORDS + MAX_FRAMES) else {
+        region.ring_doorbell();
+        return lose(session, Loss::RingFull, parts.sample);
+    };
+    let Some((header, frames)) = place.words().split_at_mut_checked(HEADER_WORDS) else { return };
+    let map = current_map(region, process.map.load(Ordering::Acquire));
+    let walked = match &map {
+        Some(map) => walk(map, registers, &mut Stack::of(thread, registers.sp), frames),
+        None => {
+            let _ = Stack::of(thread, registers.sp);
+            selvedge_unwind::Walked { frames: 0, end: End::NoModule }
+        }
+    };
+    if walked.end == End::NoModule {
+        // Code that the reader has not seen yet: it looks, and walks this stack itself, from a copy.
+        process.unknown_code.fetch_add(1, Ordering::Relaxed);
+        if process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0 {
+            drop(place);
+            let recorded = record_raw(session, index, registers, parts);
+            region.ring_doorbell();
+            if !recorded {
+                lose(session, Loss::RingFull, parts.sample);
+            }
+            return;
+        }
+        process.raw_budget.fetch_add(1, Ordering::Relaxed);
+    }
+    let len = HEADER_WORDS + walked.frames;
+    let head = Head { len, kind: Kind::Stack, end: walked.end as u8 };
+    fill(header, head, key_of(process_index), parts);
+    process.recorded.add(parts.sample);
+    if place.publish(len) {
+        region.ring_doorbell();
+    }
+}
+
+fn key_of(process_index: u32) -> u64 {
+    key(process_index, system::gettid())
+}
+
+fn fill(header: &mut [u64], head: Head, key: u64, parts: weight::Split) {
+    if let [first, who, sample, blocked, labels] = header {
+        (*first, *who, *sample, *blocked, *labels) = (head.to_word(), key, parts.sample, parts.blocked, 0);
+    }
+}
+
+/// Records the registers and a copy of the stack. Returns whether there was room.
+fn record_raw(session: Session, index: u32, registers: Registers, parts: weight::Split) -> bool {
+    const START: usize = HEADER_WORDS + REGISTER_WORDS;
+    let Some(mut place) = ring::reserve(session.region, index, START + RAW_STACK / 8) else { return false };
+    let words = place.words();
+    let Some((header, rest)) = words.split_at_mut_checked(HEADER_WORDS) else { return false };
+    let Some((saved, stack)) = rest.split_at_mut_checked(REGISTER_WORDS) else { return false };
+    let Registers { ip, sp, bp, bx, r12, r13, r14, r15 } = registers;
+    if let [w0, w1, w2, w3, w4, w5, w6, w7] = saved {
+        (*w0, *w1, *w2, *w3, *w4, *w5, *w6, *w7) = (ip, sp, bp, bx, r12, r13, r14, r15);
+    }
+    // `process_vm_readv` copies up to the first page that is not there: the top of a stack ends the copy, not the process.
+    // SAFETY: `stack` is ours until it is published.
+    let copied = unsafe { system::copy_memory(stack.as_mut_ptr().cast(), sp & !7, RAW_STACK) };
+    let len = START + copied / 8;
+    let head = Head { len, kind: Kind::Raw, end: 0 };
+    fill(header, head, key_of(session.process_index), parts);
+    session.process.recorded.add(parts.sample);
+    place.publish(len);
+    true
+}
+
+/// The module map at `offset` of the arena, whose first word is its length.
+fn current_map(region: &Region, offset: u64) -> Option<ModuleMap<'_>> {
+    if offset == 0 {
+        return None;
+    }
+    // SAFETY: the reader published the offset (Release; loaded with Acquire), and takes the map back only when this
+    // thread's `sequence` has been even since.
+    let length = unsafe { region.arena(offset, 8) };
+    let length = usize::try_from(u64::from_le_bytes(length.try_into().ok()?)).ok()?;
+    // SAFETY: as above.
+    let bytes = unsafe { region.arena(offset.wrapping_add(8), length) };
+    // SAFETY: as above; the tables that the map names live as long as it does.
+    let arena = unsafe { region.arena(0, crate::region::ARENA) };
+    ModuleMap::view(bytes, arena)
+}
+
+/// Whether the thread had the signal blocked until just now. Only asked when much time has passed.
+///
+/// A signal that waited is delivered on the way back from the system call that unblocked it (`rt_sigprocmask`, or
+/// `rt_sigreturn`, behind which any instruction can stand). Behind any other system call, the time was spent in it.
+fn was_blocked(interrupted: &Interrupted, ip: u64) -> bool {
+    let mut before = [0_u8; 7];
+    // SAFETY: copies into a local; code that cannot be read (execute-only) leaves it zero.
+    let copied = unsafe { system::copy_memory(before.as_mut_ptr(), ip.wrapping_sub(7), before.len()) };
+    if copied < before.len() {
+        return false;
+    }
+    let [.., s0, s1] = before;
+    (s0, s1) != (0x0f, 0x05) || interrupted.left_sigprocmask(before)
+}
+
+/// Does with a signal that is not ours what the program asked for.
+fn pass_on(signal: c_int, info: *const c_void, context: *const c_void) {
+    let (handler, mask) = target::program_action();
+    match handler {
+        // Ignored; or the default action of the profiling signal, which ends the process.
+        1 => {}
+        0 => {
+            let Some(session) = target::session() else { return };
+            // A late signal of our own kind (another session's timer, `ITIMER_PROF` after a stop) must not kill.
+            // SAFETY: `info` is the kernel's, live here.
+            let sent = unsafe { SignalInfo::new(info) }.code();
+            if sent == code::SI_KERNEL || sent == code::SI_TIMER || code::POLL.contains(&sent) || sent == code::SI_QUEUE {
+                return lose(session, Loss::Late, 0);
+            }
+            let default = system::SignalAction::default();
+            // SAFETY: the default action runs no code.
+            let _ = unsafe { system::sigaction(signal.cast_unsigned(), Some(&default)) };
+            system::tgkill(system::getpid(), system::gettid(), signal.cast_unsigned());
+        }
+        handler => {
+            // SAFETY: `interrupted` is used before this returns.
+            let interrupted = unsafe { Interrupted::new(context) };
+            let own = 1_u64 << (signal.cast_unsigned().wrapping_sub(1));
+            let before = system::sigprocmask(system::Mask::Set, interrupted.mask() | mask | own);
+            // SAFETY: the program gave this address to `sigaction` as a handler; three arguments suit both forms, since
+            // the one-argument form ignores the registers of the others.
+            let handler: extern "C" fn(c_int, *const c_void, *const c_void) = unsafe { core::mem::transmute(handler) };
+            handler(signal, info, context);
+            system::sigprocmask(system::Mask::Set, before);
+        }
+    }
+}

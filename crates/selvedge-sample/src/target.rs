@@ -1,0 +1,378 @@
+//! What a target does: attach to a region, start and end its threads, arm their timers.
+//!
+//! Everything here may be called from a signal handler and from `fork`'s child: no lock, no allocation. A thread record
+//! is claimed for a thread id within [`PROBES`] places of that id modulo the table's size, so that a handler that knows
+//! nothing but its thread id finds its record without thread-local storage.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because it installs a signal handler and fills the shared maps text.
+#![allow(unsafe_code)]
+
+use crate::record::{Head, Kind};
+use crate::region::{
+    Engine, FIRST_RAW_BUDGET, MAPS_BYTES, PROCESSES, Process, Region, THREADS, Thread, key, order, process_state, session,
+};
+use crate::ring;
+use crate::system::{self, SignalAction};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+/// Places in which the record of a thread is looked for.
+pub const PROBES: usize = 64;
+
+/// The region that this process records into; null before it attaches. Points to memory that is never unmapped.
+static REGION: AtomicPtr<Region> = AtomicPtr::new(core::ptr::null_mut());
+/// Index of this process's record, plus one; 0 for none.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+/// Address of the program's own handler for the profiling signal: see [`set_program_action`].
+static PROGRAM_HANDLER: AtomicU64 = AtomicU64::new(0);
+/// Its mask.
+static PROGRAM_MASK: AtomicU64 = AtomicU64::new(0);
+
+/// This process's session: where it records.
+#[derive(Clone, Copy, Debug)]
+pub struct Session {
+    /// The shared memory.
+    pub region: &'static Region,
+    /// Index of the process's record.
+    pub process_index: u32,
+    /// That record.
+    pub process: &'static Process,
+}
+
+/// The session of this process, if it has attached.
+#[must_use]
+pub fn session() -> Option<Session> {
+    let region = REGION.load(Ordering::Acquire);
+    if region.is_null() {
+        return None;
+    }
+    // SAFETY: `attach` stores only regions that stay mapped for the life of the process.
+    let region: &'static Region = unsafe { &*region };
+    // Acquire: pairs with `attach`.
+    let process_index = PROCESS.load(Ordering::Acquire).checked_sub(1)?;
+    Some(Session { region, process_index, process: region.process(process_index)? })
+}
+
+/// Attaches this process: claims a process record and notes its mappings, so that its code can be named even if it ends
+/// before the reader has looked. `None` where all records are taken (counted).
+///
+/// A forked child calls this anew: its record is another.
+pub fn attach(region: &'static Region) -> Option<Session> {
+    let header = &region.header;
+    let Some(index) = (0..PROCESSES as u32).find(|&index| {
+        region.process(index).is_some_and(|process| {
+            let free = process_state::FREE;
+            // Acquire: pairs with the reader's release of the record. Its fields are the claimer's from here on.
+            process.state.compare_exchange(free, process_state::CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        })
+    }) else {
+        header.processes_refused.fetch_add(1, Ordering::Relaxed);
+        return None;
+    };
+    header.processes_used.fetch_max(index + 1, Ordering::Relaxed);
+    let process = region.process(index)?;
+    // Relaxed: published by the store of `state` below.
+    process.pid.store(system::getpid(), Ordering::Relaxed);
+    process.engine.store(header.engine.load(Ordering::Relaxed), Ordering::Relaxed);
+    process.engine_error.store(0, Ordering::Relaxed);
+    process.raw_budget.store(FIRST_RAW_BUDGET, Ordering::Relaxed);
+    for zeroed in [
+        &process.unknown_code,
+        &process.maps_len,
+        &process.signal_shared,
+        &process.threads,
+        &process.threads_refused,
+        &process.orders,
+    ] {
+        zeroed.store(0, Ordering::Relaxed);
+    }
+    for zeroed in [&process.map, &process.cpu_end, &process.delivered, &process.blocked, &process.unsampled] {
+        zeroed.store(0, Ordering::Relaxed);
+    }
+    for tally in process.lost.iter().chain([&process.recorded]) {
+        tally.count.store(0, Ordering::Relaxed);
+        tally.weight.store(0, Ordering::Relaxed);
+    }
+    process.cpu_start.store(system::clock(system::OWN_PROCESS_CLOCK).unwrap_or(0), Ordering::Relaxed);
+    note_mappings(region, index);
+    // Release: pairs with the reader's Acquire; all fields above are set.
+    process.state.store(process_state::LIVE, Ordering::Release);
+    REGION.store(core::ptr::from_ref(region).cast_mut(), Ordering::Release);
+    PROCESS.store(index + 1, Ordering::Release);
+    region.ring_doorbell();
+    session()
+}
+
+/// Forgets the session: in a forked child, whose parent's record is not its own.
+pub fn forget() {
+    PROCESS.store(0, Ordering::Release);
+}
+
+/// Copies `/proc/self/maps` for the reader, who may come too late to read it.
+pub fn note_mappings(region: &Region, process_index: u32) {
+    let (Some(process), Some(text)) = (region.process(process_index), region.maps.get(process_index as usize)) else {
+        return;
+    };
+    process.maps_len.store(0, Ordering::Release);
+    // SAFETY: the path is NUL-terminated; the text belongs to this process while its length is zero.
+    let len = unsafe { system::read_file(b"/proc/self/maps\0", text.as_ptr().cast(), MAPS_BYTES) };
+    // Release: pairs with the reader's Acquire: the text is complete.
+    process.maps_len.store(len as u32, Ordering::Release);
+}
+
+/// From when on a thread's CPU time is to be accounted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// From its birth: it began while the session was recording.
+    Birth,
+    /// From now: it was there before.
+    Now,
+}
+
+fn places(tid: u32) -> impl Iterator<Item = u32> {
+    (0..PROBES as u32).map(move |probe| tid.wrapping_add(probe) % THREADS as u32)
+}
+
+/// The index of the record of thread `tid` of process record `process`, if it has one.
+#[must_use]
+pub fn find_thread(region: &Region, process: u32, tid: u32) -> Option<u32> {
+    let wanted = key(process, tid);
+    // Acquire: pairs with the claim's Release in `start_thread` when another thread claimed for us.
+    places(tid).find(|&index| region.thread(index).is_some_and(|thread| thread.key.load(Ordering::Acquire) == wanted))
+}
+
+/// Claims a record for a thread of this process and arms its timer. Gives back the record's index; `None` where there is
+/// no free record (counted).
+///
+/// A thread that has a record already keeps it: two callers (the thread itself, and an order) never arm it twice,
+/// because the claim is one compare-and-swap of the key on a place, and both try the places in the same order. Two
+/// claims at the same instant can still take two places; the later one sees the earlier when it looks again, and gives
+/// its own back before it arms anything.
+pub fn start_thread(session: Session, tid: u32, base: Base) -> Option<u32> {
+    let Session { region, process_index, process } = session;
+    if let Some(index) = find_thread(region, process_index, tid) {
+        return Some(index);
+    }
+    let wanted = key(process_index, tid);
+    let Some(index) = places(tid).find(|&index| {
+        region.thread(index).is_some_and(|thread| {
+            if thread.key.load(Ordering::Relaxed) != 0 {
+                return false;
+            }
+            region.note_thread_used(index);
+            // SeqCst: two claimers of the same thread each publish first and look afterwards; at least one sees the other.
+            thread.key.compare_exchange(0, wanted, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+        })
+    }) else {
+        process.threads_refused.fetch_add(1, Ordering::Relaxed);
+        return None;
+    };
+    let thread = region.thread(index)?;
+    let first = places(tid).find(|&at| region.thread(at).is_some_and(|t| t.key.load(Ordering::SeqCst) == wanted));
+    if first != Some(index) {
+        thread.key.store(0, Ordering::SeqCst);
+        return first;
+    }
+    thread.generation.fetch_add(1, Ordering::Relaxed);
+    thread.armed.store(0, Ordering::Relaxed);
+    thread.order.store(order::NONE, Ordering::Relaxed);
+    thread.samples.store(0, Ordering::Relaxed);
+    let own = tid == system::gettid();
+    let (sp, pointer) = if own { (selvedge_arch::stack_pointer(), system::thread_pointer()) } else { (0, 0) };
+    thread.stack_hint.store(sp, Ordering::Relaxed);
+    thread.thread_pointer.store(pointer, Ordering::Relaxed);
+    let accounted = match base {
+        Base::Birth => 0,
+        Base::Now => system::clock(system::thread_clock(tid)).unwrap_or(0),
+    };
+    thread.accounted.store(accounted, Ordering::Relaxed);
+    process.threads.fetch_add(1, Ordering::Relaxed);
+    arm(session, index, thread, tid);
+    Some(index)
+}
+
+/// The value that a timer's signal carries: whose session, which thread record.
+fn cookie(region: &Region, index: u32) -> u64 {
+    region.header.nonce.load(Ordering::Relaxed) ^ u64::from(index)
+}
+
+/// The index of the thread record in a timer's value; `None` for another's signal.
+#[must_use]
+pub fn open_cookie(region: &Region, value: u64) -> Option<u32> {
+    let index = value ^ region.header.nonce.load(Ordering::Relaxed);
+    u32::try_from(index).ok().filter(|&index| (index as usize) < THREADS)
+}
+
+/// Makes signals come to a thread. Where the kernel refuses a timer, the process goes over to `ITIMER_PROF`.
+fn arm(session: Session, index: u32, thread: &Thread, tid: u32) {
+    let Session { region, process, .. } = session;
+    let header = &region.header;
+    let period = header.period.load(Ordering::Relaxed);
+    match Engine::from_code(process.engine.load(Ordering::Relaxed)) {
+        Some(Engine::Timer) => {
+            // A first expiry anywhere in the first period: threads that live shorter than one are then sampled in
+            // proportion, and threads that start together are not sampled together.
+            let first = 1 + scramble(selvedge_arch::entropy() ^ u64::from(tid)) % period.max(1);
+            let armed = system::timer_create(tid, header.signal.load(Ordering::Relaxed), cookie(region, index))
+                .and_then(|timer| {
+                    thread.timer.store(timer, Ordering::Relaxed);
+                    system::timer_settime(timer, first, period).inspect_err(|_| system::timer_delete(timer))
+                });
+            match armed {
+                Ok(()) => thread.armed.store(1, Ordering::Release),
+                // The thread has ended meanwhile: nothing to arm.
+                Err(EINVAL | ESRCH) => {}
+                Err(error) => fall_back(session, error, period),
+            }
+        }
+        Some(Engine::Itimer) => {
+            let _ = system::setitimer_prof(period);
+        }
+        // The reader opens the event when it sees the record.
+        Some(Engine::Perf) | None => region.ring_doorbell(),
+    }
+}
+
+const ESRCH: i32 = 3;
+const EINVAL: i32 = 22;
+
+fn fall_back(session: Session, error: i32, period: u64) {
+    session.process.engine_error.store(error, Ordering::Relaxed);
+    if system::setitimer_prof(period).is_ok() {
+        session.process.engine.store(Engine::Itimer as u32, Ordering::Relaxed);
+    }
+    session.region.ring_doorbell();
+}
+
+/// Mixes the bits of a number (the finalizer of `SplitMix64`, Steele et al., OOPSLA 2014).
+fn scramble(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// Deletes a thread's timer, once.
+pub fn disarm(thread: &Thread) {
+    if thread.armed.swap(0, Ordering::AcqRel) == 1 {
+        system::timer_delete(thread.timer.load(Ordering::Relaxed));
+    }
+}
+
+/// Ends the calling thread: its timer is deleted, what it used since its last sample is accounted for, its record freed.
+///
+/// The signal is blocked meanwhile, so that the handler does not see a record that is going away; a signal that arrives
+/// later finds no record and is counted as late.
+pub fn end_this_thread(session: Session) {
+    let Session { region, process_index, process } = session;
+    let tid = system::gettid();
+    let Some(index) = find_thread(region, process_index, tid) else { return };
+    let Some(thread) = region.thread(index) else { return };
+    let bit = 1_u64 << region.header.signal.load(Ordering::Relaxed).wrapping_sub(1);
+    let before = system::sigprocmask(system::Mask::Block, bit);
+    disarm(thread);
+    let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
+    let rest = now.saturating_sub(thread.accounted.swap(now, Ordering::Relaxed));
+    if region.header.state.load(Ordering::Relaxed) == session::RECORDING {
+        let left_over = if before & bit == 0 { &process.unsampled } else { &process.blocked };
+        left_over.fetch_add(rest, Ordering::Relaxed);
+    }
+    if thread.samples.load(Ordering::Relaxed) > 0 {
+        write_name(session, index, tid);
+    }
+    // Release: pairs with the next claim's Acquire; the ring and all fields are handed over.
+    thread.key.store(0, Ordering::SeqCst);
+    system::sigprocmask(system::Mask::Set, before);
+}
+
+fn write_name(session: Session, index: u32, tid: u32) {
+    let Some(mut place) = ring::reserve(session.region, index, 4) else { return };
+    let [first, second] = system::thread_name();
+    let head = Head { len: 4, kind: Kind::Name, end: 0 };
+    if let [a, b, c, d] = place.words() {
+        (*a, *b, *c, *d) = (head.to_word(), key(session.process_index, tid), first, second);
+    }
+    place.publish(4);
+}
+
+/// Carries out the reader's orders about threads of this process.
+pub fn obey(session: Session) {
+    if session.process.orders.swap(0, Ordering::AcqRel) == 0 {
+        return;
+    }
+    for thread in &session.region.threads {
+        let owner = thread.key.load(Ordering::Acquire) >> 32;
+        if owner == u64::from(session.process_index) + 1
+            && thread.order.compare_exchange(order::BURY, order::NONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            disarm(thread);
+            thread.key.store(0, Ordering::SeqCst);
+        }
+    }
+}
+
+/// The process is about to end or to become another program: notes its CPU time and disarms what would survive.
+///
+/// `ITIMER_PROF` survives `exec` and its signal would kill the next program; per-thread timers do not.
+pub fn leave(session: Session) {
+    if session.process.engine.load(Ordering::Relaxed) == Engine::Itimer as u32 {
+        let _ = system::setitimer_prof(0);
+    }
+    if session.process.recorded.count.load(Ordering::Relaxed) > 0 {
+        note_mappings(session.region, session.process_index);
+    }
+    session.process.cpu_end.store(system::clock(system::OWN_PROCESS_CLOCK).unwrap_or(0), Ordering::Relaxed);
+}
+
+/// An `exec` after [`leave`] has failed: goes on.
+pub fn stay(session: Session) {
+    session.process.cpu_end.store(0, Ordering::Relaxed);
+    if session.process.engine.load(Ordering::Relaxed) == Engine::Itimer as u32 {
+        let _ = system::setitimer_prof(session.region.header.period.load(Ordering::Relaxed));
+    }
+}
+
+/// Installs the handler of the session's signal. Gives back the action that was there.
+///
+/// All signals are blocked in the handler: it is never interrupted, so it never re-enters, and nothing can jump out of
+/// it. It runs on the thread's alternate stack where it has one (`SA_ONSTACK`), and interrupted system calls go on
+/// (`SA_RESTART`).
+///
+/// # Errors
+///
+/// The kernel's error number.
+pub fn install(region: &Region) -> Result<SignalAction, i32> {
+    const SA_SIGINFO: usize = 4;
+    const SA_RESTORER: usize = 0x0400_0000;
+    const SA_ONSTACK: usize = 0x0800_0000;
+    const SA_RESTART: usize = 0x1000_0000;
+    let action = SignalAction {
+        handler: crate::handler::entry as *const () as usize,
+        flags: SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_RESTART,
+        restorer: selvedge_arch::signal_return(),
+        mask: u64::MAX,
+    };
+    // SAFETY: `entry` is written to run at any instruction of any thread: see `handler`.
+    unsafe { system::sigaction(region.header.signal.load(Ordering::Relaxed), Some(&action)) }
+}
+
+/// Whether the action before ours was somebody's handler (not the default, not ignored).
+#[must_use]
+pub fn is_owned(action: &SignalAction) -> bool {
+    action.handler > 1
+}
+
+/// Sets what happens to signals of the profiling number that are not ours: the program's own action.
+pub fn set_program_action(handler: usize, mask: u64) {
+    PROGRAM_MASK.store(mask, Ordering::Relaxed);
+    PROGRAM_HANDLER.store(handler as u64, Ordering::Release);
+    if let Some(session) = session() {
+        session.process.signal_shared.store(u32::from(handler > 1), Ordering::Relaxed);
+    }
+}
+
+/// The program's own handler and mask.
+#[must_use]
+pub fn program_action() -> (usize, u64) {
+    (PROGRAM_HANDLER.load(Ordering::Acquire) as usize, PROGRAM_MASK.load(Ordering::Relaxed))
+}

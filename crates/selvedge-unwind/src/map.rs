@@ -1,0 +1,75 @@
+//! The module map of a process: which code is where, and where its table is. Immutable plain bytes, published whole.
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0 | number of entries (u64) |
+//! | 8 | entries by address, [`ENTRY_BYTES`] each: start, end, bias (address minus svma), offset and length of the table in the arena (u64 each); length 0: no table |
+
+use crate::table::Table;
+
+/// Bytes of an entry.
+pub(crate) const ENTRY_BYTES: usize = 40;
+
+/// A module map, looked at in place.
+#[derive(Clone, Copy, Debug)]
+pub struct ModuleMap<'a> {
+    entries: &'a [u8],
+    arena: &'a [u8],
+}
+
+/// Where an address was found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Place<'a> {
+    /// In code with a table: the table, and the address as its module counts.
+    Table(Table<'a>, u64),
+    /// In code without one.
+    NoTable,
+}
+
+impl<'a> ModuleMap<'a> {
+    /// Looks at bytes as a module map whose tables are in `arena`. `None` where they are none.
+    #[must_use]
+    pub fn view(bytes: &'a [u8], arena: &'a [u8]) -> Option<Self> {
+        let count = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+        let entries = bytes.get(8..)?.get(..count.checked_mul(ENTRY_BYTES)?)?;
+        Some(Self { entries, arena })
+    }
+
+    fn entry(&self, at: usize) -> Option<[u64; 5]> {
+        let bytes: &[u8; ENTRY_BYTES] = self.entries.get(at.checked_mul(ENTRY_BYTES)?..)?.first_chunk()?;
+        let mut words = [0; 5];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(*chunk.first_chunk()?);
+        }
+        Some(words)
+    }
+
+    /// The module at an address. `None` where no known code is.
+    pub(crate) fn find(&self, address: u64) -> Option<Place<'a>> {
+        // The first entry that ends behind the address.
+        let (mut low, mut high) = (0, self.entries.len() / ENTRY_BYTES);
+        while low < high {
+            let middle = low.midpoint(high);
+            let [_, end, ..] = self.entry(middle)?;
+            if end <= address {
+                low = middle.wrapping_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        let [start, _, bias, offset, length] = self.entry(low)?;
+        if address < start {
+            return None;
+        }
+        if length == 0 {
+            return Some(Place::NoTable);
+        }
+        let bytes = self.arena.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(length).ok()?)?;
+        Some(Table::view(bytes).map_or(Place::NoTable, |table| Place::Table(table, address.wrapping_sub(bias))))
+    }
+
+    /// Whether known code is at an address.
+    pub(crate) fn is_code(&self, address: u64) -> bool {
+        self.find(address).is_some()
+    }
+}
