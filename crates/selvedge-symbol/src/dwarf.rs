@@ -17,8 +17,12 @@ use crate::module::{Elf, Module};
 /// form, which may refer to the declaration in its class, in another unit. A damaged file can go in circles.
 const HOPS: usize = 8;
 
-/// The largest section that is decompressed; the header of a damaged one can claim any size.
-const LARGEST: u64 = 8 << 30;
+/// The header of a damaged compressed section can claim any size, and the memory is reserved before the contents are looked
+/// at. `deflate` cannot shrink anything to less than a 1032nd; no debug section comes near that.
+const LARGEST_RATIO: u64 = 1032;
+
+/// What is decompressed whatever the ratio.
+const SMALL: u64 = 1 << 20;
 
 /// One activation of a function, innermost first in a list.
 #[derive(Debug)]
@@ -328,7 +332,8 @@ fn section(image: &Image, elf: &Elf<'_>, name: Option<&str>) -> Reader {
             _ => empty(),
         };
     }
-    if range.uncompressed_size > LARGEST {
+    let largest = range.compressed_size.saturating_mul(LARGEST_RATIO);
+    if range.uncompressed_size > largest.max(SMALL) {
         return empty();
     }
     match section.uncompressed_data() {

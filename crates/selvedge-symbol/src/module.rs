@@ -133,6 +133,24 @@ impl Module {
         (file_offset - load.offset).checked_add(load.address)
     }
 
+    /// Returns the address (svma) of the start of an executable mapping with this file offset.
+    ///
+    /// Mappings start at page boundaries, segments need not: the start of a mapping can be a byte of the file that belongs
+    /// to the segment before. `None` if no executable segment begins on that page or holds that byte.
+    #[must_use]
+    pub fn mapping_svma(&self, file_offset: u64) -> Option<u64> {
+        let loads = &self.0.loads;
+        let starts = |load: &&Load| {
+            load.offset
+                .checked_sub(file_offset)
+                .is_some_and(|before| before < 4096)
+        };
+        match loads.iter().filter(|load| load.executable).find(starts) {
+            Some(load) => load.address.checked_sub(load.offset - file_offset),
+            None => self.svma(file_offset),
+        }
+    }
+
     pub(crate) fn image(&self) -> &Image {
         &self.0.image
     }

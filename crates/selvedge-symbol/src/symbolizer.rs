@@ -202,14 +202,17 @@ fn inlined(frame: Frame) -> Symbol {
 fn called(frame: Frame, found: Option<Found<'_>>) -> Symbol {
     let symbol = match (&frame.name, found) {
         (Some(name), None) => plain(name),
-        // Functions with equal code are merged and keep all their names: the one that fits the source lines is right.
-        (Some(name), Some(found))
-            if !found.is_sized() || is_mangled(name) && found.has_alias(name) =>
-        {
-            plain(name)
-        }
+        (Some(name), Some(found)) if !found.is_sized() || fits(name, found) => plain(name),
         (_, Some(found)) => plain(&found.name()),
         (None, None) => plain("??"),
     };
     located(symbol, frame)
+}
+
+/// True if the debug information's name is as good as that of the symbol table.
+///
+/// Functions with equal code are merged and keep all their names: the one that fits the source lines is right. But a
+/// library's internal name (`__GI___libc_write`) is worse than the one it is called by.
+fn fits(name: &str, found: Found<'_>) -> bool {
+    (is_mangled(name) || !name.starts_with('_')) && found.has_alias(name)
 }
