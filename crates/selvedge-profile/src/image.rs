@@ -137,7 +137,7 @@ impl Image {
                     self.incomplete = true;
                     continue;
                 }
-                Some((Table::Ready(piece), Some(image))) => match image.svma(range.offset) {
+                Some((Table::Ready(piece), Some(image))) => match image.mapping_svma(range.offset) {
                     Some(svma) => MapKind::Table { offset: piece.offset, len: piece.len, bias: range.start.wrapping_sub(svma) },
                     None => MapKind::NoCfi,
                 },

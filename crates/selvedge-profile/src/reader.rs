@@ -196,7 +196,7 @@ impl Reader {
             self.finish(index, None);
             return;
         };
-        if let Some(cpu) = system::clock(system::process_clock(pid)) {
+        if let Some(cpu) = process_cpu(pid, self.own_pid, &self.own_threads) {
             image.cpu = image.cpu.max(cpu);
         }
         let alive: Vec<u32> = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
@@ -321,7 +321,7 @@ impl Reader {
         self.stopped_after = Some(self.started_clock.elapsed());
         self.events.clear();
         for (index, image) in &mut self.images {
-            if let Some(cpu) = system::clock(system::process_clock(image.pid)) {
+            if let Some(cpu) = process_cpu(image.pid, self.own_pid, &self.own_threads) {
                 image.cpu = image.cpu.max(cpu);
             }
             if image.pid == self.own_pid {
@@ -354,7 +354,7 @@ impl Reader {
         let mut images = self.ended.clone();
         for (index, image) in &mut self.images {
             if self.stopped_after.is_none()
-                && let Some(cpu) = system::clock(system::process_clock(image.pid))
+                && let Some(cpu) = process_cpu(image.pid, self.own_pid, &self.own_threads)
             {
                 image.cpu = image.cpu.max(cpu);
             }
@@ -407,6 +407,14 @@ fn facts(image: &Image, process: &Process) -> ImageFacts {
         unsampled_threads: process.unsampled.load(relaxed),
         lost,
     }
+}
+
+/// CPU time of a process, without that of the profiler's own threads in it.
+fn process_cpu(pid: u32, own_pid: u32, own_threads: &[u32]) -> Option<u64> {
+    let all = system::clock(system::process_clock(pid))?;
+    let ours = |&tid: &u32| system::clock(system::thread_clock(tid));
+    let own: u64 = if pid == own_pid { own_threads.iter().filter_map(ours).sum() } else { 0 };
+    Some(all.saturating_sub(own))
 }
 
 /// Nanoseconds that a thread has run, by the scheduler's account.

@@ -162,7 +162,7 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
             selvedge_unwind::Walked { frames: 0, end: End::NoModule }
         }
     };
-    if walked.end == End::NoModule {
+    if matches!(walked.end, End::NoModule | End::BadReturn) {
         // Code that the reader has not seen yet: it looks, and walks this stack itself, from a copy.
         process.unknown_code.fetch_add(1, Ordering::Relaxed);
         if process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0 {

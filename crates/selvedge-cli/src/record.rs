@@ -1,0 +1,244 @@
+//! `selvedge record`: runs a program with the agent, follows it to its end, writes the profile.
+
+mod agent_file;
+mod launch;
+mod output;
+mod progress;
+mod signals;
+
+use crate::arguments::{self, Record};
+use crate::failure::{Failure, Result};
+use launch::Launch;
+use output::Output;
+use progress::Progress;
+use selvedge_pprof::model::Profile;
+use selvedge_profile::{EngineChoice, Running, SessionMemory, Setup, Summary, period_of};
+use signals::{Event, Signals};
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// After a request to end, CMD has this long before the profile is written without it.
+const GRACE: Duration = Duration::from_secs(4);
+
+impl From<arguments::Engine> for EngineChoice {
+    fn from(engine: arguments::Engine) -> Self {
+        match engine {
+            arguments::Engine::Auto => Self::Auto,
+            arguments::Engine::Timer => Self::Timer,
+            arguments::Engine::Perf => Self::Perf,
+            arguments::Engine::Itimer => Self::Itimer,
+        }
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Record) -> Result<ExitCode> {
+    let command = if options.command.is_empty() { demo_command()? } else { options.command.clone() };
+    let period = period_of(options.frequency).map_err(Failure::own)?;
+    let mut warnings = Vec::new();
+    let engine = EngineChoice::from(options.engine).resolve().or_else(|error| {
+        warnings.push(format!("{error}; going on with the timer engine"));
+        EngineChoice::Timer.resolve()
+    });
+    let engine = engine.map_err(Failure::own)?;
+    let launch = Launch::prepare(&command)?;
+    let output = Output::prepare(options.output.as_deref(), &launch.name)?;
+    let memory = SessionMemory::shared().map_err(Failure::own)?;
+    let descriptor = memory.file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let agent = agent_file::install()?;
+    let setup = Setup { period, engine, signal: options.signal, children: !options.no_children };
+    // Before the reader's thread is started, so that it inherits the blocked signals.
+    let signals = Signals::block().map_err(|e| Failure::system("block signals", e))?;
+    let running = Running::start(memory, setup).map_err(Failure::own)?;
+    let session = format!("/proc/{}/fd/{descriptor}:{:016x}", std::process::id(), running.nonce());
+    for warning in &warnings {
+        if !options.quiet {
+            eprintln!("selvedge: {warning}");
+        }
+    }
+    let pid = launch.start(&agent.path, &session)?;
+    let watch = Watch {
+        options,
+        running: &running,
+        output: &output,
+        signals: &signals,
+        pid,
+        progress: Progress::new(options.quiet),
+    };
+    let ended = watch.wait()?;
+    if ended == Ended::Aborted {
+        return Ok(ExitCode::from(130));
+    }
+    let (profile, summary) = running.finish();
+    drop(agent);
+    output.write(&profile)?;
+    report(options, &launch, &output, &profile, &summary);
+    Ok(ended.code())
+}
+
+/// The bundled demo, as a program of its own.
+fn demo_command() -> Result<Vec<OsString>> {
+    let own = std::env::current_exe().map_err(|e| Failure::system("find the demo (this program)", e))?;
+    Ok(vec![own.into(), "demo".into()])
+}
+
+/// How the wait for CMD ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// CMD exited.
+    Exited(u8),
+    /// A signal ended CMD.
+    Killed(i32),
+    /// We were asked to end and CMD did not.
+    Asked(i32),
+    /// Ctrl-C, twice.
+    Aborted,
+}
+
+impl Ended {
+    fn code(self) -> ExitCode {
+        match self {
+            Self::Exited(status) => ExitCode::from(status),
+            Self::Killed(signal) | Self::Asked(signal) => ExitCode::from(128_u8.wrapping_add(signal as u8)),
+            Self::Aborted => ExitCode::from(130),
+        }
+    }
+}
+
+/// Everything that happens while CMD runs.
+struct Watch<'a> {
+    options: &'a Record,
+    running: &'a Running,
+    output: &'a Output,
+    signals: &'a Signals,
+    pid: i32,
+    progress: Progress,
+}
+
+impl Watch<'_> {
+    fn wait(mut self) -> Result<Ended> {
+        let started = Instant::now();
+        let mut stop_at = self.options.duration.map(|after| started + after);
+        let mut snapshot_at = self.options.every.map(|every| started + every);
+        let mut give_up: Option<(Instant, i32)> = None;
+        let mut interrupts = 0;
+        loop {
+            let now = Instant::now();
+            if stop_at.is_some_and(|at| at <= now) {
+                self.running.stop();
+                stop_at = None;
+            }
+            if let (Some(at), Some(every)) = (snapshot_at, self.options.every)
+                && at <= now
+            {
+                self.snapshot();
+                snapshot_at = Some((at + every).max(Instant::now()));
+            }
+            if let Some((at, signal)) = give_up
+                && at <= now
+            {
+                self.progress.clear();
+                return Ok(Ended::Asked(signal));
+            }
+            self.progress.show(self.running);
+            let next = [stop_at, snapshot_at, give_up.map(|(at, _)| at)].into_iter().flatten().min();
+            let pause = next.map_or(self.progress.pause(), |at| {
+                at.saturating_duration_since(now).min(self.progress.pause())
+            });
+            match self.signals.next(pause).map_err(|e| Failure::system("wait for signals", e))? {
+                Event::Nothing => {}
+                Event::Child => {
+                    if let Some(ended) = self.reap()? {
+                        self.progress.clear();
+                        return Ok(ended);
+                    }
+                }
+                Event::Snapshot => self.snapshot(),
+                Event::Interrupt { from_terminal } => {
+                    interrupts += 1;
+                    if interrupts > 1 {
+                        self.progress.clear();
+                        signals::send(self.pid, libc::SIGKILL);
+                        return Ok(Ended::Aborted);
+                    }
+                    // From the terminal, CMD got it too.
+                    if !from_terminal {
+                        signals::send(self.pid, libc::SIGINT);
+                    }
+                    if !self.options.quiet {
+                        self.progress.clear();
+                        eprintln!("selvedge: interrupted; waiting for CMD, then writing (again to abort)");
+                    }
+                }
+                Event::Forward(signal) => {
+                    signals::send(self.pid, signal);
+                    if [libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT].contains(&signal) && give_up.is_none() {
+                        give_up = Some((Instant::now() + GRACE, signal));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at children that have ended: reads their exact CPU time, then lets them go.
+    fn reap(&self) -> Result<Option<Ended>> {
+        while let Some(dead) = signals::ended_child().map_err(|e| Failure::system("wait for CMD", e))? {
+            let clock = selvedge_sample::system::process_clock(dead.pid.cast_unsigned());
+            self.running.process_ended(dead.pid.cast_unsigned(), selvedge_sample::system::clock(clock));
+            signals::reap(dead.pid);
+            if dead.pid == self.pid {
+                return Ok(Some(match dead.signal {
+                    Some(signal) => Ended::Killed(signal),
+                    None => Ended::Exited(dead.status as u8),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn snapshot(&self) {
+        let (profile, summary) = self.running.snapshot();
+        self.progress.clear();
+        match self.output.write(&profile) {
+            Ok(()) if self.options.quiet => {}
+            Ok(()) => eprintln!("selvedge: snapshot with {} samples written to {}", summary.samples(), self.output.name()),
+            Err(failure) => eprintln!("selvedge: {failure}"),
+        }
+    }
+}
+
+fn report(options: &Record, launch: &Launch, output: &Output, profile: &Profile, summary: &Summary) {
+    if options.quiet {
+        return;
+    }
+    let rows = options.top.unwrap_or(if std::io::stderr().is_terminal() || options.command.is_empty() { 10 } else { 0 });
+    if rows > 0 && summary.samples() > 0 {
+        match crate::top::table(profile, rows) {
+            Ok(table) => eprintln!("{table}"),
+            Err(failure) => eprintln!("selvedge: {failure}"),
+        }
+    }
+    let engines: Vec<&str> = summary.engines().into_iter().map(selvedge_profile::Engine::name).collect();
+    eprintln!(
+        "selvedge: {} samples cover {:.2} of {:.2} CPU seconds ({:.1} Hz of {:.0} asked, {} engine)",
+        summary.samples(),
+        summary.recorded() as f64 / 1e9,
+        summary.cpu() as f64 / 1e9,
+        summary.rate(),
+        summary.asked_rate(),
+        engines.join("+"),
+    );
+    for remark in summary.remarks() {
+        eprintln!("selvedge: {remark}");
+    }
+    if summary.images.is_empty() {
+        eprintln!("selvedge: the agent did not start in {}: {}", launch.name, launch.why_not());
+    }
+    if let Some(path) = output.path() {
+        let page = path.display();
+        eprintln!("selvedge: wrote {page}  (selvedge top {page}; selvedge flamegraph {page}; go tool pprof -http=: {page})");
+    }
+}

@@ -1,0 +1,61 @@
+//! Finds CMD, checks that the agent can be loaded into it, starts it.
+
+use crate::failure::{Failure, Result};
+use crate::program::{self, Obstacle};
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// CMD, found and checked.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    arguments: Vec<OsString>,
+    /// Its name, for files and messages.
+    pub(crate) name: String,
+}
+
+impl Launch {
+    /// Finds the program and checks it.
+    pub(crate) fn prepare(command: &[OsString]) -> Result<Self> {
+        let (program, _) = command.split_first().ok_or_else(|| Failure::usage("name a program to record"))?;
+        let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+        let path = program::find(program).ok_or_else(|| Failure::not_found(&name))?;
+        match program::obstacle(&path) {
+            None => {}
+            Some(Obstacle::NotExecutable) => return Err(Failure::not_executable(&name)),
+            Some(obstacle) => return Err(Failure::cannot_load(&path, &obstacle)),
+        }
+        Ok(Self { arguments: command.to_vec(), name })
+    }
+
+    /// Starts it with the agent at `agent`, recording into `session`. Gives back its process id.
+    pub(crate) fn start(&self, agent: &Path, session: &str) -> Result<i32> {
+        let mut preload: OsString = agent.as_os_str().to_owned();
+        if let Some(before) = std::env::var_os("LD_PRELOAD").filter(|value| !value.is_empty()) {
+            preload.push(":");
+            preload.push(before);
+        }
+        let (program, rest) = self.arguments.split_first().ok_or_else(|| Failure::usage("name a program to record"))?;
+        let child = Command::new(program)
+            .args(rest)
+            .env("LD_PRELOAD", preload)
+            .env("SELVEDGE_SESSION", session)
+            .spawn()
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::NotFound => Failure::not_found(&self.name),
+                _ => Failure::cannot_run(&self.name, error),
+            })?;
+        // The process is waited for by its id, together with any others of ours.
+        Ok(child.id().cast_signed())
+    }
+
+    /// Why no process may have attached.
+    pub(crate) fn why_not(&self) -> String {
+        let program = self.arguments.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let found: Option<PathBuf> = program::find(program);
+        match found.and_then(|path| program::obstacle(&path)) {
+            Some(obstacle) => obstacle.to_string(),
+            None => "it may have changed user, limited its address space (ulimit -v), or ended before it began".into(),
+        }
+    }
+}

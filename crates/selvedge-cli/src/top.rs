@@ -1,0 +1,48 @@
+//! `selvedge top`: the functions that use the most CPU time.
+
+use crate::arguments::Top;
+use crate::convert;
+use crate::failure::{Failure, Result};
+use selvedge_pprof::model::Profile;
+use selvedge_pprof::report::{self, Filter, Sort, TopOptions};
+use std::io::Write;
+use std::process::ExitCode;
+
+/// Runs the command.
+pub(crate) fn run(options: &Top) -> Result<ExitCode> {
+    let profile = convert::read(&options.file)?;
+    let regex = |option: &Option<String>| option.clone().unwrap_or_default();
+    let wanted = TopOptions {
+        sample_index: regex(&options.sample_index),
+        nodecount: options.nodecount,
+        nodefraction: options.nodefraction,
+        sort: if options.cum { Sort::Cum } else { Sort::Flat },
+        filter: Filter {
+            focus: regex(&options.focus),
+            ignore: regex(&options.ignore),
+            hide: regex(&options.hide),
+            show: regex(&options.show),
+            tagfocus: regex(&options.tagfocus),
+            tagignore: regex(&options.tagignore),
+            noinlines: options.noinlines,
+        },
+        ..TopOptions::default()
+    };
+    let top = report::Top::new(&profile, &wanted).map_err(Failure::own)?;
+    let text = if options.json {
+        serde_json::to_string_pretty(&top.to_json()).map_err(Failure::own)? + "\n"
+    } else {
+        top.to_string()
+    };
+    // A closed pipe is success: the reader has seen enough.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    // 1: the file was read, but there is nothing in it.
+    Ok(ExitCode::from(u8::from(top.total() == 0)))
+}
+
+/// The first rows of a profile, as text.
+pub(crate) fn table(profile: &Profile, rows: usize) -> Result<String> {
+    let options = TopOptions { nodecount: rows, ..TopOptions::default() };
+    let top = report::Top::new(profile, &options).map_err(Failure::own)?;
+    Ok(top.to_string())
+}
