@@ -32,6 +32,7 @@
 //! | write the legacy CPU format | [`legacy::write`] |
 //! | read and write collapsed stacks | [`collapsed`] |
 //! | write for speedscope | [`speedscope::write`] |
+//! | draw a flame graph, as an HTML page | [`flamegraph::write`] |
 //! | select samples and frames | [`report::Filter`] |
 //! | list the functions that weigh most | [`report::Top`] |
 //! | tell stacks from what only accounts for lost time | [`is_accounting_row`], [`Profile::accounted`](model::Profile::accounted) |
@@ -47,6 +48,7 @@ mod accounting;
 mod builder;
 pub mod collapsed;
 mod error;
+pub mod flamegraph;
 mod frame;
 pub mod legacy;
 pub mod model;
