@@ -126,8 +126,8 @@ impl Image {
         true
     }
 
-    /// Makes the module map of what is known now, and publishes it.
-    pub(crate) fn publish(&mut self, region: &Region, process: &Process, modules: &Modules, arena: &mut Arena) {
+    /// Makes the module map of what is known now.
+    fn make_map(&mut self, modules: &Modules) -> Vec<u8> {
         let mut entries = Vec::new();
         self.incomplete = false;
         for (range, module, _) in &self.code {
@@ -145,7 +145,12 @@ impl Image {
             };
             entries.push(MapEntry { start: range.start, end: range.end, kind });
         }
-        let map = selvedge_unwind::build::map(&entries);
+        selvedge_unwind::build::map(&entries)
+    }
+
+    /// Makes the module map of what is known now, and publishes it.
+    pub(crate) fn publish(&mut self, region: &Region, process: &Process, modules: &Modules, arena: &mut Arena) {
+        let map = self.make_map(modules);
         if map == self.map {
             return;
         }
@@ -224,6 +229,11 @@ impl Image {
         missing
     }
 
+    /// Makes the map anew for walking copied stacks, of a process that has ended: nobody else reads it.
+    pub(crate) fn update_own_map(&mut self, modules: &Modules) {
+        self.map = self.make_map(modules);
+    }
+
     fn frame(&self, value: u64, counts: &mut Counts) -> u32 {
         // A return address is behind its call, which can be the last instruction of its function.
         let address = if value & EXACT_PC != 0 { value & !EXACT_PC } else { value.wrapping_sub(1) };
@@ -265,9 +275,14 @@ impl Image {
         }
     }
 
-    /// Whether some copied stacks wait for tables.
+    /// Whether the module map lacks modules whose tables are being built.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.incomplete
+    }
+
+    /// Whether copied stacks wait for tables.
+    pub(crate) fn has_raw(&self) -> bool {
+        !self.raw.is_empty()
     }
 }
 

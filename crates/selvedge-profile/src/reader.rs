@@ -44,6 +44,8 @@ pub(crate) struct Reader {
     pub(crate) modules: Modules,
     pub(crate) counts: Counts,
     images: HashMap<u32, Image>,
+    /// Images of ended processes whose copied stacks wait for tables.
+    closing: Vec<Image>,
     ended: Vec<ImageFacts>,
     next_serial: u32,
     events: Events,
@@ -81,6 +83,7 @@ impl Reader {
             modules,
             counts: Counts::default(),
             images: HashMap::new(),
+            closing: Vec::new(),
             ended: Vec::new(),
             next_serial: 0,
             events: Events::default(),
@@ -120,7 +123,19 @@ impl Reader {
         for image in self.images.values_mut() {
             image.walk_raw(self.region, false, &mut self.counts);
         }
+        if tables {
+            self.close(false);
+        }
         busy
+    }
+
+    /// Walks the copied stacks of ended processes, as far as their tables are there; all, if there will be no better time.
+    fn close(&mut self, now: bool) {
+        self.closing.retain_mut(|image| {
+            image.update_own_map(&self.modules);
+            image.walk_raw(self.region, now, &mut self.counts);
+            image.has_raw()
+        });
     }
 
     /// Starts following processes that have attached.
@@ -292,9 +307,6 @@ impl Reader {
         let Some(process) = self.region.process(index) else { return };
         let Some(mut image) = self.images.remove(&index) else { return };
         image.scan(self.region, process, &mut self.modules, &mut self.counts);
-        self.modules.collect_all(&mut self.arena);
-        image.publish(self.region, process, &self.modules, &mut self.arena);
-        image.walk_raw(self.region, true, &mut self.counts);
         image.cpu = cpu.unwrap_or(image.cpu).max(process.cpu_end.load(Ordering::Relaxed));
         for at in image.threads(self.region) {
             if let Some(thread) = self.region.thread(at) {
@@ -308,6 +320,9 @@ impl Reader {
         }
         self.ended.push(facts(&image, process));
         image.release(&mut self.arena);
+        if image.has_raw() {
+            self.closing.push(image);
+        }
         // Release: pairs with the next claim's Acquire.
         process.state.store(process_state::FREE, Ordering::Release);
     }
@@ -346,6 +361,8 @@ impl Reader {
         for index in indices {
             self.finish(index, None);
         }
+        self.modules.collect_all(&mut self.arena);
+        self.close(true);
     }
 
     /// Counts and facts as of now.

@@ -29,7 +29,7 @@
 //! This file is `unsafe` because it is called by the kernel with raw pointers and calls the program's own handler.
 #![allow(unsafe_code)]
 
-use crate::record::{HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACK, REGISTER_WORDS};
+use crate::record::{HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACKS, REGISTER_WORDS};
 use crate::region::{Engine, Loss, Region, Thread, key, session};
 use crate::stack::Stack;
 use crate::system;
@@ -38,7 +38,7 @@ use crate::{ring, weight};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{Ordering, compiler_fence, fence};
 use selvedge_arch::{Interrupted, Registers, SignalInfo};
-use selvedge_unwind::{End, ModuleMap, walk};
+use selvedge_unwind::{EXACT_PC, End, ModuleMap, Walked, walk};
 
 /// What a signal is for.
 enum Purpose {
@@ -155,34 +155,38 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
     };
     let Some((header, frames)) = place.words().split_at_mut_checked(HEADER_WORDS) else { return };
     let map = current_map(region, process.map.load(Ordering::Acquire));
+    let mut stack = Stack::of(thread, registers.sp);
     let walked = match &map {
-        Some(map) => walk(map, registers, &mut Stack::of(thread, registers.sp), frames),
-        None => {
-            let _ = Stack::of(thread, registers.sp);
-            selvedge_unwind::Walked { frames: 0, end: End::NoModule }
-        }
+        Some(map) => walk(map, registers, &mut stack, frames),
+        None => leaf_only(registers, frames),
     };
+    process.recorded.add(parts.sample);
     if matches!(walked.end, End::NoModule | End::BadReturn) {
-        // Code that the reader has not seen yet: it looks, and walks this stack itself, from a copy.
+        // Code that the reader has not seen yet: it looks, and walks this stack itself, from a copy. If there is no room
+        // for a copy, what was walked is recorded, with its mark.
         process.unknown_code.fetch_add(1, Ordering::Relaxed);
         if process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0 {
-            drop(place);
-            let recorded = record_raw(session, index, registers, parts);
-            region.ring_doorbell();
-            if !recorded {
-                lose(session, Loss::RingFull, parts.sample);
+            if RAW_STACKS.iter().any(|&bytes| record_raw(session, index, registers, parts, bytes)) {
+                return region.ring_doorbell();
             }
-            return;
+        } else {
+            process.raw_budget.fetch_add(1, Ordering::Relaxed);
         }
-        process.raw_budget.fetch_add(1, Ordering::Relaxed);
+        region.ring_doorbell();
     }
     let len = HEADER_WORDS + walked.frames;
     let head = Head { len, kind: Kind::Stack, end: walked.end as u8 };
     fill(header, head, key_of(process_index), parts);
-    process.recorded.add(parts.sample);
     if place.publish(len) {
         region.ring_doorbell();
     }
+}
+
+/// What is known of a stack before there is any module map.
+fn leaf_only(registers: Registers, frames: &mut [u64]) -> Walked {
+    let Some(leaf) = frames.first_mut() else { return Walked { frames: 0, end: End::NoModule } };
+    *leaf = registers.ip | EXACT_PC;
+    Walked { frames: 1, end: End::NoModule }
 }
 
 fn key_of(process_index: u32) -> u64 {
@@ -196,9 +200,9 @@ fn fill(header: &mut [u64], head: Head, key: u64, parts: weight::Split) {
 }
 
 /// Records the registers and a copy of the stack. Returns whether there was room.
-fn record_raw(session: Session, index: u32, registers: Registers, parts: weight::Split) -> bool {
+fn record_raw(session: Session, index: u32, registers: Registers, parts: weight::Split, bytes: usize) -> bool {
     const START: usize = HEADER_WORDS + REGISTER_WORDS;
-    let Some(mut place) = ring::reserve(session.region, index, START + RAW_STACK / 8) else { return false };
+    let Some(mut place) = ring::reserve(session.region, index, START + bytes / 8) else { return false };
     let words = place.words();
     let Some((header, rest)) = words.split_at_mut_checked(HEADER_WORDS) else { return false };
     let Some((saved, stack)) = rest.split_at_mut_checked(REGISTER_WORDS) else { return false };
@@ -208,11 +212,10 @@ fn record_raw(session: Session, index: u32, registers: Registers, parts: weight:
     }
     // `process_vm_readv` copies up to the first page that is not there: the top of a stack ends the copy, not the process.
     // SAFETY: `stack` is ours until it is published.
-    let copied = unsafe { system::copy_memory(stack.as_mut_ptr().cast(), sp & !7, RAW_STACK) };
+    let copied = unsafe { system::copy_memory(stack.as_mut_ptr().cast(), sp & !7, bytes) };
     let len = START + copied / 8;
     let head = Head { len, kind: Kind::Raw, end: 0 };
     fill(header, head, key_of(session.process_index), parts);
-    session.process.recorded.add(parts.sample);
     place.publish(len);
     true
 }
