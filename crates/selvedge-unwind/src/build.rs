@@ -32,7 +32,9 @@ fn encode(rows: &[(u64, Rule)]) -> Vec<u8> {
     let mut starts: Vec<u32> = Vec::with_capacity(rows.len());
     let mut rules_of_rows: Vec<u32> = Vec::with_capacity(rows.len());
     for (start, rule) in rows {
-        let Ok(offset) = u32::try_from(start - base) else { break };
+        let Ok(offset) = u32::try_from(start - base) else {
+            break;
+        };
         let number = *numbers.entry(*rule).or_insert_with(|| {
             rules.push(*rule);
             (rules.len() - 1) as u32

@@ -36,7 +36,10 @@ impl<'a> ModuleMap<'a> {
     }
 
     fn entry(&self, at: usize) -> Option<[u64; 5]> {
-        let bytes: &[u8; ENTRY_BYTES] = self.entries.get(at.checked_mul(ENTRY_BYTES)?..)?.first_chunk()?;
+        let bytes: &[u8; ENTRY_BYTES] = self
+            .entries
+            .get(at.checked_mul(ENTRY_BYTES)?..)?
+            .first_chunk()?;
         let mut words = [0; 5];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = u64::from_le_bytes(*chunk.first_chunk()?);
@@ -64,8 +67,13 @@ impl<'a> ModuleMap<'a> {
         if length == 0 {
             return Some(Place::NoTable);
         }
-        let bytes = self.arena.get(usize::try_from(offset).ok()?..)?.get(..usize::try_from(length).ok()?)?;
-        Some(Table::view(bytes).map_or(Place::NoTable, |table| Place::Table(table, address.wrapping_sub(bias))))
+        let bytes = self
+            .arena
+            .get(usize::try_from(offset).ok()?..)?
+            .get(..usize::try_from(length).ok()?)?;
+        Some(Table::view(bytes).map_or(Place::NoTable, |table| {
+            Place::Table(table, address.wrapping_sub(bias))
+        }))
     }
 
     /// Whether known code is at an address.

@@ -83,9 +83,16 @@ pub struct Rule {
 
 impl Rule {
     /// Code without a rule.
-    pub const NONE: Self = Self { cfa: Cfa::None, signal: false, saved: [Saved::Same; register::COUNT] };
+    pub const NONE: Self = Self {
+        cfa: Cfa::None,
+        signal: false,
+        saved: [Saved::Same; register::COUNT],
+    };
     /// The outermost frame.
-    pub const ROOT: Self = Self { cfa: Cfa::Root, ..Self::NONE };
+    pub const ROOT: Self = Self {
+        cfa: Cfa::Root,
+        ..Self::NONE
+    };
 
     /// A frame whose CFA is `rsp` plus `offset`, with the return address right below it.
     #[must_use]
@@ -99,7 +106,11 @@ impl Rule {
         let mut saved = [Saved::Same; register::COUNT];
         saved[register::IP] = Saved::AtCfa(-8);
         saved[register::SP] = Saved::Cfa(0);
-        Self { cfa, signal: false, saved }
+        Self {
+            cfa,
+            signal: false,
+            saved,
+        }
     }
 
     /// As bytes of a table.
@@ -159,7 +170,11 @@ impl Rule {
                 _ => return None,
             };
         }
-        Some(Self { cfa, signal: signal != 0, saved })
+        Some(Self {
+            cfa,
+            signal: signal != 0,
+            saved,
+        })
     }
 }
 
@@ -194,7 +209,12 @@ impl<'a> Table<'a> {
         let (starts, rest) = rest.split_at_checked(rows.checked_mul(4)?)?;
         let (rules_of_rows, rest) = rest.split_at_checked(rows.checked_mul(4)?)?;
         let rules = rest.get(..rules.checked_mul(RULE_BYTES)?)?;
-        Some(Self { base, starts, rules_of_rows, rules })
+        Some(Self {
+            base,
+            starts,
+            rules_of_rows,
+            rules,
+        })
     }
 
     /// Number of rows.
@@ -206,7 +226,10 @@ impl<'a> Table<'a> {
     /// The address (svma) at which a row starts.
     #[must_use]
     pub fn start(&self, row: usize) -> Option<u64> {
-        Some(self.base.wrapping_add(u64::from(unsigned(self.starts, row.checked_mul(4)?)?)))
+        Some(
+            self.base
+                .wrapping_add(u64::from(unsigned(self.starts, row.checked_mul(4)?)?)),
+        )
     }
 
     /// The rule at an address (svma). `None` where the table does not reach.
@@ -243,7 +266,13 @@ mod tests {
         saved[2] = Saved::Lost;
         saved[3] = Saved::In(3);
         saved[7] = Saved::Cfa(8);
-        let cfas = [Cfa::None, Cfa::Register(1, 16), Cfa::Stored(7, 160, -8), Cfa::Stub(11), Cfa::Root];
+        let cfas = [
+            Cfa::None,
+            Cfa::Register(1, 16),
+            Cfa::Stored(7, 160, -8),
+            Cfa::Stub(11),
+            Cfa::Root,
+        ];
         for cfa in cfas {
             for signal in [false, true] {
                 let rule = Rule { cfa, signal, saved };

@@ -48,9 +48,17 @@ impl End {
     /// The reason with this code.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
-        [Self::Root, Self::Limit, Self::Unreadable, Self::NoModule, Self::NoRule, Self::BadFrame, Self::BadReturn]
-            .into_iter()
-            .find(|end| *end as u8 == code)
+        [
+            Self::Root,
+            Self::Limit,
+            Self::Unreadable,
+            Self::NoModule,
+            Self::NoRule,
+            Self::BadFrame,
+            Self::BadReturn,
+        ]
+        .into_iter()
+        .find(|end| *end as u8 == code)
     }
 
     /// In words, as pseudo-frames show it.
@@ -83,7 +91,16 @@ struct File([Option<u64>; register::COUNT]);
 
 impl File {
     fn new(registers: Registers) -> Self {
-        let Registers { ip, sp, bp, bx, r12, r13, r14, r15 } = registers;
+        let Registers {
+            ip,
+            sp,
+            bp,
+            bx,
+            r12,
+            r13,
+            r14,
+            r15,
+        } = registers;
         Self([bx, bp, r12, r13, r14, r15, ip, sp].map(Some))
     }
 
@@ -93,46 +110,82 @@ impl File {
 }
 
 /// Walks from `registers` outward and writes the frames, leaf first: see [`EXACT_PC`].
-pub fn walk(map: &ModuleMap<'_>, registers: Registers, memory: &mut impl Memory, frames: &mut [u64]) -> Walked {
+pub fn walk(
+    map: &ModuleMap<'_>,
+    registers: Registers,
+    memory: &mut impl Memory,
+    frames: &mut [u64],
+) -> Walked {
     let mut file = File::new(registers);
     let mut exact = true;
     let mut written = 0;
     // The lowest CFA that the next frame may have.
     let mut floor = registers.sp;
     for slot in frames.iter_mut() {
-        let Some(ip) = file.get(register::IP) else { return Walked { frames: written, end: End::NoRule } };
+        let Some(ip) = file.get(register::IP) else {
+            return Walked {
+                frames: written,
+                end: End::NoRule,
+            };
+        };
         let address = if exact { ip } else { ip.wrapping_sub(1) };
         let place = map.find(address);
         if place.is_none() && written > 0 {
-            return Walked { frames: written, end: End::BadReturn };
+            return Walked {
+                frames: written,
+                end: End::BadReturn,
+            };
         }
         *slot = if exact { ip | EXACT_PC } else { ip };
         written = written.wrapping_add(1);
         let rule = match place {
-            None => return Walked { frames: written, end: End::NoModule },
+            None => {
+                return Walked {
+                    frames: written,
+                    end: End::NoModule,
+                };
+            }
             Some(Place::Table(table, svma)) => table.rule(svma).unwrap_or(Rule::NONE),
             Some(Place::NoTable) => match frame_pointer_rule(map, &file, memory) {
                 Ok(rule) => rule,
-                Err(end) => return Walked { frames: written, end },
+                Err(end) => {
+                    return Walked {
+                        frames: written,
+                        end,
+                    };
+                }
             },
         };
         match step(&rule, &file, memory, &mut floor) {
             Ok(caller) => file = caller,
-            Err(end) => return Walked { frames: written, end },
+            Err(end) => {
+                return Walked {
+                    frames: written,
+                    end,
+                };
+            }
         }
         // Some entry code (of threads, of languages' runtimes) puts a zero where a return address would be.
         if file.get(register::IP) == Some(0) {
-            return Walked { frames: written, end: End::Root };
+            return Walked {
+                frames: written,
+                end: End::Root,
+            };
         }
         exact = rule.signal;
     }
-    Walked { frames: written, end: End::Limit }
+    Walked {
+        frames: written,
+        end: End::Limit,
+    }
 }
 
 /// The CFA of a frame, before it is checked.
 fn cfa(rule: Cfa, file: &File, memory: &mut impl Memory) -> Result<u64, End> {
     let sum = |base: u8, offset: i32| {
-        file.get(usize::from(base)).map(|value| value.wrapping_add_signed(i64::from(offset))).ok_or(End::NoRule)
+        file.get(usize::from(base))
+            .map(|value| value.wrapping_add_signed(i64::from(offset)))
+            .ok_or(End::NoRule)
     };
     match rule {
         Cfa::None => Err(End::NoRule),
@@ -143,7 +196,9 @@ fn cfa(rule: Cfa, file: &File, memory: &mut impl Memory) -> Result<u64, End> {
             Ok(stored.wrapping_add_signed(i64::from(after)))
         }
         Cfa::Stub(from) => {
-            let (Some(sp), Some(ip)) = (file.get(register::SP), file.get(register::IP)) else { return Err(End::NoRule) };
+            let (Some(sp), Some(ip)) = (file.get(register::SP), file.get(register::IP)) else {
+                return Err(End::NoRule);
+            };
             let pushed = (ip & 15) >= u64::from(from.unsigned_abs());
             Ok(sp.wrapping_add(if pushed { 16 } else { 8 }))
         }
@@ -160,28 +215,45 @@ fn step(rule: &Rule, file: &File, memory: &mut impl Memory, floor: &mut u64) -> 
     }
     let mut caller = [None; register::COUNT];
     for (at, (value, saved)) in caller.iter_mut().zip(&rule.saved).enumerate() {
-        let at_address = |base: Option<u64>, offset: i32| base.map(|base| base.wrapping_add_signed(i64::from(offset)));
+        let at_address = |base: Option<u64>, offset: i32| {
+            base.map(|base| base.wrapping_add_signed(i64::from(offset)))
+        };
         *value = match *saved {
             Saved::Same => file.get(at),
             Saved::Lost => None,
             Saved::Cfa(offset) => at_address(Some(cfa), offset),
             Saved::In(base) => file.get(usize::from(base)),
             Saved::AtCfa(offset) => Some(read(memory, at_address(Some(cfa), offset))?),
-            Saved::At(base, offset) => Some(read(memory, at_address(file.get(usize::from(base)), offset))?),
+            Saved::At(base, offset) => Some(read(
+                memory,
+                at_address(file.get(usize::from(base)), offset),
+            )?),
         };
     }
     // A signal frame leads back to whichever stack was interrupted: it may be lower.
-    *floor = caller.get(register::SP).copied().flatten().ok_or(End::NoRule)?;
+    *floor = caller
+        .get(register::SP)
+        .copied()
+        .flatten()
+        .ok_or(End::NoRule)?;
     Ok(File(caller))
 }
 
 fn read(memory: &mut impl Memory, address: Option<u64>) -> Result<u64, End> {
-    memory.read(address.ok_or(End::NoRule)?).ok_or(End::Unreadable)
+    memory
+        .read(address.ok_or(End::NoRule)?)
+        .ok_or(End::Unreadable)
 }
 
 /// The rule of code that keeps `rbp` as a frame pointer, if everything says that this code does.
-fn frame_pointer_rule(map: &ModuleMap<'_>, file: &File, memory: &mut impl Memory) -> Result<Rule, End> {
-    let (Some(bp), Some(sp)) = (file.get(register::BP), file.get(register::SP)) else { return Err(End::NoRule) };
+fn frame_pointer_rule(
+    map: &ModuleMap<'_>,
+    file: &File,
+    memory: &mut impl Memory,
+) -> Result<Rule, End> {
+    let (Some(bp), Some(sp)) = (file.get(register::BP), file.get(register::SP)) else {
+        return Err(End::NoRule);
+    };
     if bp < sp || !bp.is_multiple_of(8) || bp.wrapping_sub(sp) > 1 << 20 {
         return Err(End::NoRule);
     }
@@ -190,7 +262,13 @@ fn frame_pointer_rule(map: &ModuleMap<'_>, file: &File, memory: &mut impl Memory
         return Err(End::NoRule);
     }
     let mut rule = Rule::with_return_address(Cfa::Register(register::BP as u8, 16));
-    rule.saved = rule.saved.map(|saved| if saved == Saved::Same { Saved::Lost } else { saved });
+    rule.saved = rule.saved.map(|saved| {
+        if saved == Saved::Same {
+            Saved::Lost
+        } else {
+            saved
+        }
+    });
     if let Some(saved) = rule.saved.get_mut(register::BP) {
         *saved = Saved::AtCfa(-16);
     }

@@ -1,9 +1,9 @@
 //! The parts of an ELF image that unwind tables are made from.
 
 use super::Error;
+use object::LittleEndian;
 use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
-use object::LittleEndian;
 use std::ops::Range;
 
 /// A part of the image: where it is mapped, and its bytes.
@@ -42,18 +42,27 @@ impl<'a> Image<'a> {
     pub(super) fn parse(data: &'a [u8]) -> Result<Self, Error> {
         let header = FileHeader64::<LittleEndian>::parse(data).map_err(Error::not_elf)?;
         let endian = LittleEndian;
-        let segments = header.program_headers(endian, data).map_err(Error::not_elf)?;
+        let segments = header
+            .program_headers(endian, data)
+            .map_err(Error::not_elf)?;
         let executable = segments
             .iter()
             .filter(|s| s.p_type(endian) == PT_LOAD && s.p_flags(endian).0 & PF_X.0 != 0)
             .map(|s| s.p_vaddr(endian)..s.p_vaddr(endian).saturating_add(s.p_memsz(endian)))
             .collect();
-        let mut image =
-            Self { eh_frame: None, debug_frame: None, code: Vec::new(), executable, entry: header.e_entry(endian) };
+        let mut image = Self {
+            eh_frame: None,
+            debug_frame: None,
+            code: Vec::new(),
+            executable,
+            entry: header.e_entry(endian),
+        };
         if let Ok(sections) = header.sections(endian, data) {
             for section in sections.iter() {
                 let name = sections.section_name(endian, section).unwrap_or_default();
-                let Ok(bytes) = section.data(endian, data) else { continue };
+                let Ok(bytes) = section.data(endian, data) else {
+                    continue;
+                };
                 let svma = section.sh_addr(endian);
                 let flags = section.sh_flags(endian).0;
                 match name {
@@ -81,15 +90,23 @@ fn eh_frame_by_header<'a>(
     segments: &'a [object::elf::ProgramHeader64<LittleEndian>],
 ) -> Option<Part<'a>> {
     let endian = LittleEndian;
-    let header = segments.iter().find(|segment| segment.p_type(endian) == PT_GNU_EH_FRAME)?;
+    let header = segments
+        .iter()
+        .find(|segment| segment.p_type(endian) == PT_GNU_EH_FRAME)?;
     let bytes = header.data(endian, data).ok()?;
     let bases = gimli::BaseAddresses::default().set_eh_frame_hdr(header.p_vaddr(endian));
-    let parsed = gimli::EhFrameHdr::new(bytes, gimli::LittleEndian).parse(&bases, 8).ok()?;
-    let gimli::Pointer::Direct(svma) = parsed.eh_frame_ptr() else { return None };
-    segments.iter().filter(|segment| segment.p_type(endian) == PT_LOAD).find_map(|segment| {
-        let offset = usize::try_from(svma.checked_sub(segment.p_vaddr(endian))?).ok()?;
-        let bytes = segment.data(endian, data).ok()?.get(offset..)?;
-        Some(Part { svma, bytes })
-    })
+    let parsed = gimli::EhFrameHdr::new(bytes, gimli::LittleEndian)
+        .parse(&bases, 8)
+        .ok()?;
+    let gimli::Pointer::Direct(svma) = parsed.eh_frame_ptr() else {
+        return None;
+    };
+    segments
+        .iter()
+        .filter(|segment| segment.p_type(endian) == PT_LOAD)
+        .find_map(|segment| {
+            let offset = usize::try_from(svma.checked_sub(segment.p_vaddr(endian))?).ok()?;
+            let bytes = segment.data(endian, data).ok()?.get(offset..)?;
+            Some(Part { svma, bytes })
+        })
 }
-
