@@ -52,7 +52,9 @@ impl Interrupted {
     /// `context` is the third argument that the kernel gave to a handler installed with `SA_SIGINFO`, and that handler
     /// has not returned.
     pub unsafe fn new(context: *const core::ffi::c_void) -> Self {
-        Self { words: context.cast() }
+        Self {
+            words: context.cast(),
+        }
     }
 
     fn word(&self, register: usize) -> u64 {
@@ -216,7 +218,9 @@ pub fn stack_pointer() -> u64 {
 pub fn entropy() -> u64 {
     let (lo, hi): (u32, u32);
     // SAFETY: reads a counter that user space may read.
-    unsafe { asm!("rdtsc", out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("rdtsc", out("eax") lo, out("edx") hi, options(nomem, nostack, preserves_flags))
+    };
     (u64::from(hi) << 32) | u64::from(lo)
 }
 

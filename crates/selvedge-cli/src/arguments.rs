@@ -7,7 +7,13 @@ use std::time::Duration;
 
 /// Records a true CPU profile of any program, and shows it.
 #[derive(Debug, Parser)]
-#[command(name = "selvedge", version, max_term_width = 100, infer_subcommands = true, arg_required_else_help = true)]
+#[command(
+    name = "selvedge",
+    version,
+    max_term_width = 100,
+    infer_subcommands = true,
+    arg_required_else_help = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -34,16 +40,23 @@ pub(crate) enum Command {
 
 /// Run a program and record where its CPU time goes.
 #[derive(Debug, Args)]
-#[command(after_help = "The profile is gzipped profile.proto: `go tool pprof`, speedscope and `selvedge top` read it.\n\
+#[command(
+    after_help = "The profile is gzipped profile.proto: `go tool pprof`, speedscope and `selvedge top` read it.\n\
 Exit status: that of CMD (128+n if signal n ended it), 126 if CMD cannot be run, 127 if it is not found,\n\
 2 for errors of selvedge itself.\n\n\
-Signals: SIGUSR2 writes a snapshot and goes on. The first Ctrl-C reaches CMD and keeps the data; a second one aborts.")]
+Signals: SIGUSR2 writes a snapshot and goes on. The first Ctrl-C reaches CMD and keeps the data; a second one aborts."
+)]
 pub(crate) struct Record {
     /// File to write [default: selvedge-NAME-TIME.pb.gz]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     /// Samples per second of CPU time
-    #[arg(short = 'F', long = "frequency", value_name = "HZ", default_value_t = 99.0)]
+    #[arg(
+        short = 'F',
+        long = "frequency",
+        value_name = "HZ",
+        default_value_t = 99.0
+    )]
     pub(crate) frequency: f64,
     /// Stop recording after this time (30s, 5m); CMD runs on
     #[arg(short, long, value_name = "DURATION", value_parser = duration)]
@@ -144,8 +157,10 @@ pub(crate) struct Flamegraph {
 
 /// Convert between profile formats, by the names' endings.
 #[derive(Debug, Args)]
-#[command(after_help = "Endings: .pb.gz and .pb (profile.proto), .prof (legacy gperftools CPU profile),\n\
-.collapsed and .folded (one stack a line), .speedscope.json (write only), .html (flame graph, write only).")]
+#[command(
+    after_help = "Endings: .pb.gz and .pb (profile.proto), .prof (legacy gperftools CPU profile),\n\
+.collapsed and .folded (one stack a line), .speedscope.json (write only), .html (flame graph, write only)."
+)]
 pub(crate) struct Convert {
     /// Profile to read
     #[arg(value_name = "FROM", value_hint = ValueHint::FilePath)]
@@ -210,7 +225,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         unit => return Err(format!("'{unit}' is not a unit of time: use ms, s, m or h")),
     };
-    let number: f64 = digits.parse().map_err(|_| "write a number and a unit, such as 30s or 5m".to_string())?;
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "write a number and a unit, such as 30s or 5m".to_string())?;
     let seconds = number * factor;
     if !(0.001..=1e9).contains(&seconds) {
         return Err("choose a time of at least 1ms".into());
@@ -239,9 +256,21 @@ fn signal(text: &str) -> Result<i32, String> {
     };
     let usable = |n: &i32| {
         (1..=64).contains(n)
-            && ![libc::SIGKILL, libc::SIGSTOP, libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, 32, 33].contains(n)
+            && ![
+                libc::SIGKILL,
+                libc::SIGSTOP,
+                libc::SIGSEGV,
+                libc::SIGBUS,
+                libc::SIGILL,
+                libc::SIGFPE,
+                32,
+                33,
+            ]
+            .contains(n)
     };
-    number.filter(usable).ok_or_else(|| "choose SIGPROF, SIGVTALRM, SIGUSR1, SIGIO, SIGPWR, SIGRTMIN+n, or a number".into())
+    number.filter(usable).ok_or_else(|| {
+        "choose SIGPROF, SIGVTALRM, SIGUSR1, SIGIO, SIGPWR, SIGRTMIN+n, or a number".into()
+    })
 }
 
 #[cfg(test)]

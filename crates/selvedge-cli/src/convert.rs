@@ -31,7 +31,12 @@ pub(crate) fn run(options: &Convert) -> Result<ExitCode> {
     let profile = read(&options.from)?;
     let index = profile.sample_index("").map_err(Failure::own)?;
     let mut bytes = Vec::new();
-    let name = options.from.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = options
+        .from
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let written = match format {
         Format::Pprof if options.to.to_string_lossy().ends_with(".pb") => {
             bytes = profile.encode();
@@ -51,11 +56,20 @@ pub(crate) fn run(options: &Convert) -> Result<ExitCode> {
 /// Runs `selvedge flamegraph`.
 pub(crate) fn flamegraph(options: &Flamegraph) -> Result<ExitCode> {
     let profile = read(&options.file)?;
-    let name = options.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let output = options.output.clone().unwrap_or_else(|| page_name(&options.file));
+    let name = options
+        .file
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let output = options
+        .output
+        .clone()
+        .unwrap_or_else(|| page_name(&options.file));
     let mut bytes = Vec::new();
     let page = page_options(options.title.clone().unwrap_or(name));
-    flamegraph::write(&profile, &page, &mut bytes).map_err(|error| Failure::unwritable(&output, error))?;
+    flamegraph::write(&profile, &page, &mut bytes)
+        .map_err(|error| Failure::unwritable(&output, error))?;
     store(&output, &bytes)?;
     if output != Path::new("-") {
         eprintln!("selvedge: wrote {}: open it in a browser", output.display());
@@ -64,14 +78,20 @@ pub(crate) fn flamegraph(options: &Flamegraph) -> Result<ExitCode> {
 }
 
 fn page_options(title: String) -> flamegraph::Options {
-    flamegraph::Options { title, ..flamegraph::Options::default() }
+    flamegraph::Options {
+        title,
+        ..flamegraph::Options::default()
+    }
 }
 
 /// FILE with the ending .html instead of its own.
 fn page_name(file: &Path) -> PathBuf {
     let name = file.to_string_lossy();
     let endings = [".pb.gz", ".pb", ".prof", ".collapsed", ".folded"];
-    let stem = endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+    let stem = endings
+        .iter()
+        .find_map(|ending| name.strip_suffix(ending))
+        .unwrap_or(&name);
     format!("{stem}.html").into()
 }
 
@@ -86,7 +106,10 @@ fn format_of(path: &Path) -> Option<Format> {
         (".speedscope.json", Format::Speedscope),
         (".html", Format::Html),
     ];
-    endings.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format)
+    endings
+        .iter()
+        .find(|(ending, _)| name.ends_with(ending))
+        .map(|(_, format)| *format)
 }
 
 fn store(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -8,16 +8,23 @@ use std::time::{Duration, Instant};
 /// Works for some seconds.
 pub(crate) fn run(seconds: f64) {
     let end = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.1, 3600.0));
-    let threads: [(&str, fn(u64)); 4] = [("hash", hash), ("sort", sort), ("count", count_words), ("shares", shares)];
+    let threads: [(&str, fn(u64)); 4] = [
+        ("hash", hash),
+        ("sort", sort),
+        ("count", count_words),
+        ("shares", shares),
+    ];
     thread::scope(|scope| {
         for (name, work) in threads {
-            let spawned = thread::Builder::new().name(name.into()).spawn_scoped(scope, move || {
-                let mut round = 0;
-                while Instant::now() < end {
-                    work(round);
-                    round += 1;
-                }
-            });
+            let spawned = thread::Builder::new()
+                .name(name.into())
+                .spawn_scoped(scope, move || {
+                    let mut round = 0;
+                    while Instant::now() < end {
+                        work(round);
+                        round += 1;
+                    }
+                });
             if let Err(error) = spawned {
                 eprintln!("selvedge: cannot start the thread {name}: {error}");
             }
@@ -26,18 +33,26 @@ pub(crate) fn run(seconds: f64) {
 }
 
 fn mix(rounds: u64) -> u64 {
-    (0..rounds).fold(1, |x, y| black_box(x ^ y).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31))
+    (0..rounds).fold(1, |x, y| {
+        black_box(x ^ y)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(31)
+    })
 }
 
 #[inline(never)]
 fn hash(round: u64) {
     let bytes: Vec<u8> = (0..50_000_u64).map(|n| (n ^ round) as u8).collect();
-    black_box(bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)));
+    black_box(bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |h, &b| {
+        (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3)
+    }));
 }
 
 #[inline(never)]
 fn sort(round: u64) {
-    let mut numbers: Vec<u64> = (0..20_000).map(|n| (n ^ round).wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+    let mut numbers: Vec<u64> = (0..20_000)
+        .map(|n| (n ^ round).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        .collect();
     numbers.sort_unstable();
     black_box(numbers);
 }
@@ -46,7 +61,9 @@ fn sort(round: u64) {
 fn count_words(round: u64) {
     let mut counts = BTreeMap::new();
     for n in 0..3_000_u64 {
-        *counts.entry(format!("word{}", (n ^ round) % 500)).or_insert(0_u64) += 1;
+        *counts
+            .entry(format!("word{}", (n ^ round) % 500))
+            .or_insert(0_u64) += 1;
     }
     black_box(counts);
 }

@@ -28,13 +28,24 @@ struct Check {
 
 impl Check {
     fn new(name: &'static str, state: &'static str, found: String, advice: Option<&str>) -> Self {
-        Self { name, state, found, advice: advice.map(str::to_string) }
+        Self {
+            name,
+            state,
+            found,
+            advice: advice.map(str::to_string),
+        }
     }
 }
 
 /// Runs the command.
 pub(crate) fn run(options: &Doctor) -> Result<ExitCode> {
-    let mut checks = vec![tick(), perf(), pending_signals(), address_space(), frequency_of_signal()];
+    let mut checks = vec![
+        tick(),
+        perf(),
+        pending_signals(),
+        address_space(),
+        frequency_of_signal(),
+    ];
     if let Some(command) = &options.command {
         checks.push(loadable(command));
     }
@@ -58,7 +69,10 @@ pub(crate) fn run(options: &Doctor) -> Result<ExitCode> {
 fn words(findings: &Findings) -> String {
     let mut text = format!("engine: {} ({})\n", findings.engine, findings.engine_reason);
     for check in &findings.checks {
-        text.push_str(&format!("{:<8} {}: {}\n", check.state, check.name, check.found));
+        text.push_str(&format!(
+            "{:<8} {}: {}\n",
+            check.state, check.name, check.found
+        ));
         if let Some(advice) = &check.advice {
             text.push_str(&format!("         -> {advice}\n"));
         }
@@ -71,21 +85,33 @@ fn tick() -> Check {
     Check::new(
         "kernel tick",
         if hz < 1000 { "limit" } else { "ok" },
-        format!("{hz} a second: the timer engine takes at most {hz} samples per CPU second and thread; weights stay exact"),
-        Some("work that repeats in step with the tick is seen askew, and higher rates are not reached: --engine perf"),
+        format!(
+            "{hz} a second: the timer engine takes at most {hz} samples per CPU second and thread; weights stay exact"
+        ),
+        Some(
+            "work that repeats in step with the tick is seen askew, and higher rates are not reached: --engine perf",
+        ),
     )
 }
 
 fn perf() -> Check {
-    let paranoid = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
+    let paranoid =
+        std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").unwrap_or_default();
     let paranoid = paranoid.trim();
     match perf_permitted() {
-        Ok(()) => Check::new("perf engine", "ok", format!("permitted (perf_event_paranoid={paranoid})"), None),
+        Ok(()) => Check::new(
+            "perf engine",
+            "ok",
+            format!("permitted (perf_event_paranoid={paranoid})"),
+            None,
+        ),
         Err(error) => Check::new(
             "perf engine",
             "limit",
             format!("not permitted: {error} (perf_event_paranoid={paranoid})"),
-            Some("sudo sysctl kernel.perf_event_paranoid=1; in a container, allow perf_event_open in its seccomp profile"),
+            Some(
+                "sudo sysctl kernel.perf_event_paranoid=1; in a container, allow perf_event_open in its seccomp profile",
+            ),
         ),
     }
 }
@@ -93,7 +119,11 @@ fn perf() -> Check {
 fn limit(name: &str) -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/limits").ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
-    line.get(name.len()..)?.split_whitespace().next()?.parse().ok()
+    line.get(name.len()..)?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
 }
 
 fn pending_signals() -> Check {
@@ -101,10 +131,17 @@ fn pending_signals() -> Check {
         Some(number) if number < 4096 => Check::new(
             "timers",
             "limit",
-            format!("{number} for all processes of this user; threads beyond fall back to the itimer engine"),
+            format!(
+                "{number} for all processes of this user; threads beyond fall back to the itimer engine"
+            ),
             Some("raise it: ulimit -i 65536"),
         ),
-        Some(number) => Check::new("timers", "ok", format!("{number} for all processes of this user"), None),
+        Some(number) => Check::new(
+            "timers",
+            "ok",
+            format!("{number} for all processes of this user"),
+            None,
+        ),
         None => Check::new("timers", "ok", "unlimited".into(), None),
     }
 }
@@ -114,7 +151,11 @@ fn address_space() -> Check {
         Some(bytes) => Check::new(
             "address space",
             "limit",
-            format!("limited to {} MiB; recording reserves {} MiB of it", bytes >> 20, selvedge_sample::Region::SIZE >> 20),
+            format!(
+                "limited to {} MiB; recording reserves {} MiB of it",
+                bytes >> 20,
+                selvedge_sample::Region::SIZE >> 20
+            ),
             Some("lift it for recorded programs: ulimit -v unlimited"),
         ),
         None => Check::new("address space", "ok", "unlimited".into(), None),
@@ -124,7 +165,9 @@ fn address_space() -> Check {
 fn frequency_of_signal() -> Check {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:"));
-    let mask = blocked.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    let mask = blocked
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0);
     if mask >> (libc::SIGPROF - 1) & 1 == 1 {
         let found = "blocked in this shell, and so in what it starts".to_string();
         return Check::new("signal", "problem", found, Some("use --signal SIGRTMIN+3"));
@@ -134,10 +177,20 @@ fn frequency_of_signal() -> Check {
 
 fn loadable(command: &std::ffi::OsStr) -> Check {
     let Some(path) = program::find(command) else {
-        return Check::new("program", "problem", format!("{} is not found", command.display()), None);
+        return Check::new(
+            "program",
+            "problem",
+            format!("{} is not found", command.display()),
+            None,
+        );
     };
     match program::obstacle(&path) {
-        None => Check::new("program", "ok", format!("{} can be recorded", path.display()), None),
+        None => Check::new(
+            "program",
+            "ok",
+            format!("{} can be recorded", path.display()),
+            None,
+        ),
         Some(obstacle) => {
             let found = format!("{} cannot be recorded: {obstacle}", path.display());
             Check::new("program", "problem", found, Some(obstacle.advice()))

@@ -46,7 +46,10 @@ impl Failure {
     }
 
     pub(crate) fn not_executable(name: &str) -> Self {
-        Self::new(126, format!("{name}: not executable; check its permissions"))
+        Self::new(
+            126,
+            format!("{name}: not executable; check its permissions"),
+        )
     }
 
     pub(crate) fn cannot_run(name: &str, error: io::Error) -> Self {
@@ -54,11 +57,24 @@ impl Failure {
     }
 
     pub(crate) fn cannot_load(path: &Path, obstacle: &Obstacle) -> Self {
-        Self::new(2, format!("cannot record {}: {obstacle}; {}", path.display(), obstacle.advice()))
+        Self::new(
+            2,
+            format!(
+                "cannot record {}: {obstacle}; {}",
+                path.display(),
+                obstacle.advice()
+            ),
+        )
     }
 
     pub(crate) fn unwritable(path: &Path, error: io::Error) -> Self {
-        Self::new(2, format!("cannot write {}: {error}; choose another file with -o", path.display()))
+        Self::new(
+            2,
+            format!(
+                "cannot write {}: {error}; choose another file with -o",
+                path.display()
+            ),
+        )
     }
 
     pub(crate) fn unreadable(path: &Path, error: impl fmt::Display) -> Self {

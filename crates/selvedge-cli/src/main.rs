@@ -23,7 +23,12 @@ fn main() -> ExitCode {
         Command::Convert(options) => convert::run(options),
         Command::Doctor(options) => doctor::run(options),
         Command::Completions(options) => {
-            clap_complete::generate(options.shell, &mut Cli::command(), "selvedge", &mut std::io::stdout());
+            clap_complete::generate(
+                options.shell,
+                &mut Cli::command(),
+                "selvedge",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::Demo(options) => {

@@ -33,10 +33,17 @@ impl fmt::Display for Obstacle {
         match self {
             Self::NotExecutable => f.write_str("it is not executable"),
             Self::Unreadable(why) => write!(f, "it cannot be read ({why})"),
-            Self::Static => f.write_str("it is statically linked, so no agent can be loaded into it"),
-            Self::OtherLibc(loader) => write!(f, "it uses another C library than glibc (its loader is {loader})"),
+            Self::Static => {
+                f.write_str("it is statically linked, so no agent can be loaded into it")
+            }
+            Self::OtherLibc(loader) => write!(
+                f,
+                "it uses another C library than glibc (its loader is {loader})"
+            ),
             Self::OtherMachine => f.write_str("it is not a 64-bit x86 program"),
-            Self::Privileged => f.write_str("it is set-user-id or set-group-id, and the loader gives it no agent"),
+            Self::Privileged => {
+                f.write_str("it is set-user-id or set-group-id, and the loader gives it no agent")
+            }
         }
     }
 }
@@ -63,7 +70,9 @@ pub(crate) fn find(program: &OsStr) -> Option<PathBuf> {
         return Some(PathBuf::from(program)).filter(|path| path.exists());
     }
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
-    let mut found = std::env::split_paths(&path).map(|folder| folder.join(program)).filter(|file| file.is_file());
+    let mut found = std::env::split_paths(&path)
+        .map(|folder| folder.join(program))
+        .filter(|file| file.is_file());
     let first = found.next()?;
     if is_executable(&first) {
         return Some(first);
@@ -72,7 +81,8 @@ pub(crate) fn find(program: &OsStr) -> Option<PathBuf> {
 }
 
 fn is_executable(path: &Path) -> bool {
-    path.metadata().is_ok_and(|facts| facts.is_file() && facts.mode() & 0o111 != 0)
+    path.metadata()
+        .is_ok_and(|facts| facts.is_file() && facts.mode() & 0o111 != 0)
 }
 
 /// Why the agent cannot be loaded into the program at `path`; `None` if it can. Scripts are judged by their interpreter.
@@ -83,13 +93,19 @@ pub(crate) fn obstacle(path: &Path) -> Option<Obstacle> {
             return Some(Obstacle::NotExecutable);
         }
         let mut head = Vec::new();
-        if let Err(error) = File::open(&path).and_then(|file| file.take(256 * 1024).read_to_end(&mut head)) {
+        if let Err(error) =
+            File::open(&path).and_then(|file| file.take(256 * 1024).read_to_end(&mut head))
+        {
             return Some(Obstacle::Unreadable(error.to_string()));
         }
-        let Some(line) = head.strip_prefix(b"#!") else { return elf_obstacle(&path, &head) };
+        let Some(line) = head.strip_prefix(b"#!") else {
+            return elf_obstacle(&path, &head);
+        };
         let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let words: Vec<&[u8]> =
-            line.split(|&byte| byte == b' ' || byte == b'\t').filter(|word| !word.is_empty()).collect();
+        let words: Vec<&[u8]> = line
+            .split(|&byte| byte == b' ' || byte == b'\t')
+            .filter(|word| !word.is_empty())
+            .collect();
         let interpreter = *words.first()?;
         // `#!/usr/bin/env NAME`: env is a program that can be recorded, and so is judged like any other.
         path = PathBuf::from(OsStr::from_bytes(interpreter));
@@ -102,21 +118,35 @@ fn elf_obstacle(path: &Path, head: &[u8]) -> Option<Obstacle> {
         // No ELF and no script: the shell would run it as a script of its own.
         return None;
     }
-    let Ok(header) = FileHeader64::<LittleEndian>::parse(head) else { return Some(Obstacle::OtherMachine) };
+    let Ok(header) = FileHeader64::<LittleEndian>::parse(head) else {
+        return Some(Obstacle::OtherMachine);
+    };
     let endian = LittleEndian;
     if header.e_machine(endian) != object::elf::EM_X86_64 {
         return Some(Obstacle::OtherMachine);
     }
-    if path.metadata().is_ok_and(|facts| facts.mode() & 0o6000 != 0) {
+    if path
+        .metadata()
+        .is_ok_and(|facts| facts.mode() & 0o6000 != 0)
+    {
         return Some(Obstacle::Privileged);
     }
     let headers = header.program_headers(endian, head).unwrap_or_default();
-    let Some(interpreter) = headers.iter().find(|header| header.p_type(endian) == PT_INTERP) else {
+    let Some(interpreter) = headers
+        .iter()
+        .find(|header| header.p_type(endian) == PT_INTERP)
+    else {
         return Some(Obstacle::Static);
     };
     let loader = interpreter.data(endian, head).unwrap_or_default();
-    let loader = String::from_utf8_lossy(loader).trim_end_matches('\0').to_string();
-    if loader.contains("ld-linux-x86-64") { None } else { Some(Obstacle::OtherLibc(loader)) }
+    let loader = String::from_utf8_lossy(loader)
+        .trim_end_matches('\0')
+        .to_string();
+    if loader.contains("ld-linux-x86-64") {
+        None
+    } else {
+        Some(Obstacle::OtherLibc(loader))
+    }
 }
 
 #[cfg(test)]
@@ -136,6 +166,9 @@ mod tests {
 
     #[test]
     fn file_without_the_executable_bit_is_said_so() {
-        assert_eq!(obstacle(Path::new("/etc/passwd")), Some(Obstacle::NotExecutable));
+        assert_eq!(
+            obstacle(Path::new("/etc/passwd")),
+            Some(Obstacle::NotExecutable)
+        );
     }
 }

@@ -36,24 +36,39 @@ impl From<arguments::Engine> for EngineChoice {
 
 /// Runs the command.
 pub(crate) fn run(options: &Record) -> Result<ExitCode> {
-    let command = if options.command.is_empty() { demo_command()? } else { options.command.clone() };
+    let command = if options.command.is_empty() {
+        demo_command()?
+    } else {
+        options.command.clone()
+    };
     let period = period_of(options.frequency).map_err(Failure::own)?;
     let mut warnings = Vec::new();
-    let engine = EngineChoice::from(options.engine).resolve().or_else(|error| {
-        warnings.push(format!("{error}; going on with the timer engine"));
-        EngineChoice::Timer.resolve()
-    });
+    let engine = EngineChoice::from(options.engine)
+        .resolve()
+        .or_else(|error| {
+            warnings.push(format!("{error}; going on with the timer engine"));
+            EngineChoice::Timer.resolve()
+        });
     let engine = engine.map_err(Failure::own)?;
     let launch = Launch::prepare(&command)?;
     let output = Output::prepare(options.output.as_deref(), &launch.name)?;
     let memory = SessionMemory::shared().map_err(Failure::own)?;
     let descriptor = memory.file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let agent = agent_file::install()?;
-    let setup = Setup { period, engine, signal: options.signal, children: !options.no_children };
+    let setup = Setup {
+        period,
+        engine,
+        signal: options.signal,
+        children: !options.no_children,
+    };
     // Before the reader's thread is started, so that it inherits the blocked signals.
     let signals = Signals::block().map_err(|e| Failure::system("block signals", e))?;
     let running = Running::start(memory, setup).map_err(Failure::own)?;
-    let session = format!("/proc/{}/fd/{descriptor}:{:016x}", std::process::id(), running.nonce());
+    let session = format!(
+        "/proc/{}/fd/{descriptor}:{:016x}",
+        std::process::id(),
+        running.nonce()
+    );
     for warning in &warnings {
         if !options.quiet {
             eprintln!("selvedge: {warning}");
@@ -81,7 +96,8 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
 
 /// The bundled demo, as a program of its own.
 fn demo_command() -> Result<Vec<OsString>> {
-    let own = std::env::current_exe().map_err(|e| Failure::system("find the demo (this program)", e))?;
+    let own =
+        std::env::current_exe().map_err(|e| Failure::system("find the demo (this program)", e))?;
     Ok(vec![own.into(), "demo".into()])
 }
 
@@ -102,7 +118,9 @@ impl Ended {
     fn code(self) -> ExitCode {
         match self {
             Self::Exited(status) => ExitCode::from(status),
-            Self::Killed(signal) | Self::Asked(signal) => ExitCode::from(128_u8.wrapping_add(signal as u8)),
+            Self::Killed(signal) | Self::Asked(signal) => {
+                ExitCode::from(128_u8.wrapping_add(signal as u8))
+            }
             Self::Aborted => ExitCode::from(130),
         }
     }
@@ -144,11 +162,18 @@ impl Watch<'_> {
                 return Ok(Ended::Asked(signal));
             }
             self.progress.show(self.running);
-            let next = [stop_at, snapshot_at, give_up.map(|(at, _)| at)].into_iter().flatten().min();
+            let next = [stop_at, snapshot_at, give_up.map(|(at, _)| at)]
+                .into_iter()
+                .flatten()
+                .min();
             let pause = next.map_or(self.progress.pause(), |at| {
                 at.saturating_duration_since(now).min(self.progress.pause())
             });
-            match self.signals.next(pause).map_err(|e| Failure::system("wait for signals", e))? {
+            match self
+                .signals
+                .next(pause)
+                .map_err(|e| Failure::system("wait for signals", e))?
+            {
                 Event::Nothing => {}
                 Event::Child => {
                     if let Some(ended) = self.reap()? {
@@ -170,12 +195,16 @@ impl Watch<'_> {
                     }
                     if !self.options.quiet {
                         self.progress.clear();
-                        eprintln!("selvedge: interrupted; waiting for CMD, then writing (again to abort)");
+                        eprintln!(
+                            "selvedge: interrupted; waiting for CMD, then writing (again to abort)"
+                        );
                     }
                 }
                 Event::Forward(signal) => {
                     signals::send(self.pid, signal);
-                    if [libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT].contains(&signal) && give_up.is_none() {
+                    if [libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT].contains(&signal)
+                        && give_up.is_none()
+                    {
                         give_up = Some((Instant::now() + GRACE, signal));
                     }
                 }
@@ -185,9 +214,14 @@ impl Watch<'_> {
 
     /// Looks at children that have ended: reads their exact CPU time, then lets them go.
     fn reap(&self) -> Result<Option<Ended>> {
-        while let Some(dead) = signals::ended_child().map_err(|e| Failure::system("wait for CMD", e))? {
+        while let Some(dead) =
+            signals::ended_child().map_err(|e| Failure::system("wait for CMD", e))?
+        {
             let clock = selvedge_sample::system::process_clock(dead.pid.cast_unsigned());
-            self.running.process_ended(dead.pid.cast_unsigned(), selvedge_sample::system::clock(clock));
+            self.running.process_ended(
+                dead.pid.cast_unsigned(),
+                selvedge_sample::system::clock(clock),
+            );
             signals::reap(dead.pid);
             if dead.pid == self.pid {
                 return Ok(Some(match dead.signal {
@@ -204,24 +238,44 @@ impl Watch<'_> {
         self.progress.clear();
         match self.output.write(&profile) {
             Ok(()) if self.options.quiet => {}
-            Ok(()) => eprintln!("selvedge: snapshot with {} samples written to {}", summary.samples(), self.output.name()),
+            Ok(()) => eprintln!(
+                "selvedge: snapshot with {} samples written to {}",
+                summary.samples(),
+                self.output.name()
+            ),
             Err(failure) => eprintln!("selvedge: {failure}"),
         }
     }
 }
 
-fn report(options: &Record, launch: &Launch, output: &Output, profile: &Profile, summary: &Summary) {
+fn report(
+    options: &Record,
+    launch: &Launch,
+    output: &Output,
+    profile: &Profile,
+    summary: &Summary,
+) {
     if options.quiet {
         return;
     }
-    let rows = options.top.unwrap_or(if std::io::stderr().is_terminal() || options.command.is_empty() { 10 } else { 0 });
+    let rows = options.top.unwrap_or(
+        if std::io::stderr().is_terminal() || options.command.is_empty() {
+            10
+        } else {
+            0
+        },
+    );
     if rows > 0 && summary.samples() > 0 {
         match crate::top::table(profile, rows) {
             Ok(table) => eprintln!("{table}"),
             Err(failure) => eprintln!("selvedge: {failure}"),
         }
     }
-    let engines: Vec<&str> = summary.engines().into_iter().map(selvedge_profile::Engine::name).collect();
+    let engines: Vec<&str> = summary
+        .engines()
+        .into_iter()
+        .map(selvedge_profile::Engine::name)
+        .collect();
     eprintln!(
         "selvedge: {} samples cover {:.2} of {:.2} CPU seconds ({:.1} Hz of {:.0} asked, {} engine)",
         summary.samples(),
@@ -235,10 +289,16 @@ fn report(options: &Record, launch: &Launch, output: &Output, profile: &Profile,
         eprintln!("selvedge: {remark}");
     }
     if summary.images.is_empty() {
-        eprintln!("selvedge: the agent did not start in {}: {}", launch.name, launch.why_not());
+        eprintln!(
+            "selvedge: the agent did not start in {}: {}",
+            launch.name,
+            launch.why_not()
+        );
     }
     if let Some(path) = output.path() {
         let page = path.display();
-        eprintln!("selvedge: wrote {page}  (selvedge top {page}; selvedge flamegraph {page}; go tool pprof -http=: {page})");
+        eprintln!(
+            "selvedge: wrote {page}  (selvedge top {page}; selvedge flamegraph {page}; go tool pprof -http=: {page})"
+        );
     }
 }

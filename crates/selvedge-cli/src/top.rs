@@ -42,7 +42,10 @@ pub(crate) fn run(options: &Top) -> Result<ExitCode> {
 
 /// The first rows of a profile, as text.
 pub(crate) fn table(profile: &Profile, rows: usize) -> Result<String> {
-    let options = TopOptions { nodecount: rows, ..TopOptions::default() };
+    let options = TopOptions {
+        nodecount: rows,
+        ..TopOptions::default()
+    };
     let top = report::Top::new(profile, &options).map_err(Failure::own)?;
     Ok(top.to_string())
 }

@@ -32,7 +32,10 @@ fn burn_c() {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let guard = selvedge_profile::Builder::new().hz(999.0).output("burn.pb.gz").start()?;
+    let guard = selvedge_profile::Builder::new()
+        .hz(999.0)
+        .output("burn.pb.gz")
+        .start()?;
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(2) {
         burn_a();

@@ -67,7 +67,12 @@ impl Counts {
     /// The segment with these facts. Anonymous ones (no module) are told apart by where they are, and by `image`.
     pub(crate) fn segment(&mut self, segment: Segment, image: u32) -> SegmentId {
         let place = match segment.module {
-            Some(_) => (segment.module, segment.file_offset, segment.limit - segment.start, 0),
+            Some(_) => (
+                segment.module,
+                segment.file_offset,
+                segment.limit - segment.start,
+                0,
+            ),
             None => (None, segment.start, segment.limit, u64::from(image)),
         };
         *self.by_place.entry(place).or_insert_with(|| {

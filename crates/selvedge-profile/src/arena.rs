@@ -31,7 +31,11 @@ const ALIGN: u64 = 64;
 impl Arena {
     /// All of `region`'s arena but its first bytes: offset 0 means "none".
     pub(crate) fn new(region: &'static Region) -> Self {
-        Self { region, free: vec![(ALIGN, ARENA as u64 - ALIGN)], used: 0 }
+        Self {
+            region,
+            free: vec![(ALIGN, ARENA as u64 - ALIGN)],
+            used: 0,
+        }
     }
 
     /// Copies the parts into a new piece, one behind the other. `None` where there is no room.
@@ -46,7 +50,12 @@ impl Arena {
             self.free[at] = (offset + len, room - len);
         }
         self.used += len;
-        let mut target = self.region.arena.as_ptr().cast::<u8>().wrapping_add(offset as usize);
+        let mut target = self
+            .region
+            .arena
+            .as_ptr()
+            .cast::<u8>()
+            .wrapping_add(offset as usize);
         for part in parts {
             // SAFETY: the piece lies inside the arena and is free: nobody reads it before its offset is published.
             unsafe { std::ptr::copy_nonoverlapping(part.as_ptr(), target, part.len()) };
@@ -58,7 +67,9 @@ impl Arena {
     /// Takes a piece back. Nobody may read it any more.
     pub(crate) fn release(&mut self, piece: Piece) {
         self.used -= piece.len;
-        let at = self.free.partition_point(|&(offset, _)| offset < piece.offset);
+        let at = self
+            .free
+            .partition_point(|&(offset, _)| offset < piece.offset);
         self.free.insert(at, (piece.offset, piece.len));
         let joins = |a: (u64, u64), b: (u64, u64)| a.0 + a.1 == b.0;
         if at + 1 < self.free.len() && joins(self.free[at], self.free[at + 1]) {
@@ -79,7 +90,9 @@ mod tests {
     fn pieces_given_back_in_any_order_become_one_again() {
         let mut arena = Arena::new(SessionMemory::private().unwrap().region);
         let whole = arena.free.clone();
-        let pieces: Vec<Piece> = (1..20).map(|n| arena.put(&[&vec![7; n * 100]]).unwrap()).collect();
+        let pieces: Vec<Piece> = (1..20)
+            .map(|n| arena.put(&[&vec![7; n * 100]]).unwrap())
+            .collect();
         for at in [3, 1, 2, 0] {
             arena.release(pieces[at]);
         }
@@ -95,7 +108,13 @@ mod tests {
         let mut arena = Arena::new(SessionMemory::private().unwrap().region);
         arena.free = vec![(64, 128)];
         let first = arena.put(&[&[1; 100]]).unwrap();
-        assert_eq!(first, Piece { offset: 64, len: 128 });
+        assert_eq!(
+            first,
+            Piece {
+                offset: 64,
+                len: 128
+            }
+        );
         assert_eq!(arena.put(&[&[2; 1]]), None);
     }
 }

@@ -8,8 +8,8 @@ use crate::running::Running;
 use crate::summary::Summary;
 use selvedge_pprof::model::Profile;
 use selvedge_sample::region::Region;
-use selvedge_sample::target::{self, Base};
 use selvedge_sample::system;
+use selvedge_sample::target::{self, Base};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,7 +41,12 @@ pub struct Builder {
 
 impl Default for Builder {
     fn default() -> Self {
-        Self { hz: 99.0, engine: EngineChoice::Auto, signal: libc::SIGPROF, output: None }
+        Self {
+            hz: 99.0,
+            engine: EngineChoice::Auto,
+            signal: libc::SIGPROF,
+            output: None,
+        }
     }
 }
 
@@ -84,16 +89,28 @@ impl Builder {
     /// threads.
     pub fn start(self) -> Result<Guard> {
         let period = period_of(self.hz)?;
-        if !(1..=64).contains(&self.signal) || [libc::SIGKILL, libc::SIGSTOP].contains(&self.signal) {
-            return Err(Error::setting(format!("cannot use signal {}: choose SIGPROF (27) or a free one", self.signal)));
+        if !(1..=64).contains(&self.signal) || [libc::SIGKILL, libc::SIGSTOP].contains(&self.signal)
+        {
+            return Err(Error::setting(format!(
+                "cannot use signal {}: choose SIGPROF (27) or a free one",
+                self.signal
+            )));
         }
         let engine = self.engine.resolve()?;
         if RUNNING.swap(true, Ordering::AcqRel) {
             return Err(Error::already_running());
         }
-        let started = start(Setup { period, engine, signal: self.signal, children: false });
+        let started = start(Setup {
+            period,
+            engine,
+            signal: self.signal,
+            children: false,
+        });
         match started {
-            Ok(running) => Ok(Guard { running: Some(running), output: self.output }),
+            Ok(running) => Ok(Guard {
+                running: Some(running),
+                output: self.output,
+            }),
             Err(error) => {
                 RUNNING.store(false, Ordering::Release);
                 Err(error)
@@ -109,7 +126,9 @@ impl Builder {
 /// The rate is not between 1 and 100,000 ([`Error::is_setting`]).
 pub fn period_of(hz: f64) -> Result<u64> {
     if !(1.0..=100_000.0).contains(&hz) {
-        return Err(Error::setting(format!("cannot sample {hz} times a second: choose a rate from 1 to 100000")));
+        return Err(Error::setting(format!(
+            "cannot sample {hz} times a second: choose a rate from 1 to 100000"
+        )));
     }
     Ok((1e9 / hz).round() as u64)
 }
@@ -128,8 +147,14 @@ fn start(setup: Setup) -> Result<Running> {
         return Err(Error::signal_taken(signal));
     }
     let running = Running::start(SessionMemory { region, file: None }, setup)?;
-    target::install(region).map_err(|e| Error::os("install the signal handler", std::io::Error::from_raw_os_error(e)))?;
-    let session = target::attach(region).ok_or_else(|| Error::setting("cannot start a profile: no room for the process"))?;
+    target::install(region).map_err(|e| {
+        Error::os(
+            "install the signal handler",
+            std::io::Error::from_raw_os_error(e),
+        )
+    })?;
+    let session = target::attach(region)
+        .ok_or_else(|| Error::setting("cannot start a profile: no room for the process"))?;
     for tid in own_threads() {
         if !running.is_own_thread(tid) {
             target::start_thread(session, tid, Base::Now);
@@ -139,14 +164,24 @@ fn start(setup: Setup) -> Result<Running> {
 }
 
 fn current_handler(signal: i32) -> Result<usize> {
-    selvedge_sample::system::signal_handler(signal.cast_unsigned())
-        .map_err(|e| Error::os("read the action of the profiling signal", std::io::Error::from_raw_os_error(e)))
+    selvedge_sample::system::signal_handler(signal.cast_unsigned()).map_err(|e| {
+        Error::os(
+            "read the action of the profiling signal",
+            std::io::Error::from_raw_os_error(e),
+        )
+    })
 }
 
 fn own_threads() -> Vec<u32> {
     let entries = std::fs::read_dir("/proc/self/task").into_iter().flatten();
-    let threads: Vec<u32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
-    if threads.is_empty() { vec![system::gettid()] } else { threads }
+    let threads: Vec<u32> = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    if threads.is_empty() {
+        vec![system::gettid()]
+    } else {
+        threads
+    }
 }
 
 /// A profile being taken; it ends with the guard.
@@ -192,7 +227,6 @@ impl Guard {
     }
 
     /// Stops: the profile, and whether it could be written where [`Builder::output`] said.
-    #[must_use]
     pub fn finish(mut self) -> (Report, std::io::Result<()>) {
         let output = self.output.take();
         let report = match self.running.take() {
@@ -214,12 +248,17 @@ fn end(running: Running) -> Report {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let Some(running) = self.running.take() else { return };
+        let Some(running) = self.running.take() else {
+            return;
+        };
         let report = end(running);
         if let Some(path) = self.output.take()
             && let Err(error) = report.write_pprof(&path)
         {
-            eprintln!("selvedge: cannot write the profile to {}: {error}", path.display());
+            eprintln!(
+                "selvedge: cannot write the profile to {}: {error}",
+                path.display()
+            );
         }
     }
 }

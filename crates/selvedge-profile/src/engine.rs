@@ -32,7 +32,9 @@ impl std::str::FromStr for EngineChoice {
             "timer" => Ok(Self::Timer),
             "perf" => Ok(Self::Perf),
             "itimer" => Ok(Self::Itimer),
-            _ => Err(Error::setting(format!("cannot use the engine '{name}': choose auto, timer, perf or itimer"))),
+            _ => Err(Error::setting(format!(
+                "cannot use the engine '{name}': choose auto, timer, perf or itimer"
+            ))),
         }
     }
 }
@@ -59,11 +61,19 @@ impl EngineChoice {
 /// The coarse clock advances once a tick (time(7), "The software clock, HZ, and jiffies").
 #[must_use]
 pub fn tick_nanos() -> u64 {
-    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut resolution = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the kernel writes a `timespec`.
     let result = unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
-    let nanos = resolution.tv_sec.unsigned_abs() * 1_000_000_000 + resolution.tv_nsec.unsigned_abs();
-    if result == 0 && nanos > 0 { nanos } else { 4_000_000 }
+    let nanos =
+        resolution.tv_sec.unsigned_abs() * 1_000_000_000 + resolution.tv_nsec.unsigned_abs();
+    if result == 0 && nanos > 0 {
+        nanos
+    } else {
+        4_000_000
+    }
 }
 
 /// Queues a signal with a value for one thread of another process of the same user.
@@ -81,7 +91,24 @@ pub(crate) fn queue_signal(pid: u32, tid: u32, signal: i32, value: u64) {
     }
     // SAFETY: takes no arguments.
     let uid = unsafe { libc::getuid() };
-    let info = Info { signal, errno: 0, code: libc::SI_QUEUE, padding: 0, pid: std::process::id(), uid, value, rest: [0; 12] };
+    let info = Info {
+        signal,
+        errno: 0,
+        code: libc::SI_QUEUE,
+        padding: 0,
+        pid: std::process::id(),
+        uid,
+        value,
+        rest: [0; 12],
+    };
     // SAFETY: the kernel reads a `siginfo_t` (128 bytes) from `info`. A thread that has ended gets nothing.
-    let _ = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, tid, signal, &raw const info) };
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_rt_tgsigqueueinfo,
+            pid,
+            tid,
+            signal,
+            &raw const info,
+        )
+    };
 }

@@ -23,7 +23,9 @@ use crate::error::{Error, Result};
 /// # Ok::<(), selvedge_profile::Error>(())
 /// ```
 pub fn init_from_env() -> Result<Option<Guard>> {
-    let Some(path) = std::env::var_os("SELVEDGE_PROFILE").filter(|path| !path.is_empty()) else { return Ok(None) };
+    let Some(path) = std::env::var_os("SELVEDGE_PROFILE").filter(|path| !path.is_empty()) else {
+        return Ok(None);
+    };
     let mut builder = Builder::new().output(path);
     if let Some(hz) = number("SELVEDGE_HZ")? {
         builder = builder.hz(hz);
@@ -38,6 +40,10 @@ pub fn init_from_env() -> Result<Option<Guard>> {
 }
 
 fn number<T: std::str::FromStr>(name: &str) -> Result<Option<T>> {
-    let Ok(text) = std::env::var(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| Error::setting(format!("cannot use {name}={text}: it is not a number")))
+    let Ok(text) = std::env::var(name) else {
+        return Ok(None);
+    };
+    text.parse()
+        .map(Some)
+        .map_err(|_| Error::setting(format!("cannot use {name}={text}: it is not a number")))
 }

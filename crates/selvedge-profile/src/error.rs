@@ -13,7 +13,10 @@ enum Kind {
     AlreadyRunning,
     SignalTaken(i32),
     Setting(String),
-    System { what: &'static str, source: io::Error },
+    System {
+        what: &'static str,
+        source: io::Error,
+    },
 }
 
 /// Results of this crate.
@@ -21,19 +24,27 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn already_running() -> Self {
-        Self { kind: Kind::AlreadyRunning }
+        Self {
+            kind: Kind::AlreadyRunning,
+        }
     }
 
     pub(crate) fn signal_taken(signal: i32) -> Self {
-        Self { kind: Kind::SignalTaken(signal) }
+        Self {
+            kind: Kind::SignalTaken(signal),
+        }
     }
 
     pub(crate) fn setting(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Setting(message.into()) }
+        Self {
+            kind: Kind::Setting(message.into()),
+        }
     }
 
     pub(crate) fn os(what: &'static str, source: io::Error) -> Self {
-        Self { kind: Kind::System { what, source } }
+        Self {
+            kind: Kind::System { what, source },
+        }
     }
 
     pub(crate) fn last_os(what: &'static str) -> Self {
@@ -63,7 +74,10 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             Kind::AlreadyRunning => {
-                write!(f, "cannot start a profile: one is being taken in this process already; stop it first")
+                write!(
+                    f,
+                    "cannot start a profile: one is being taken in this process already; stop it first"
+                )
             }
             Kind::SignalTaken(signal) => write!(
                 f,

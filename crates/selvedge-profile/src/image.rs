@@ -5,10 +5,10 @@ use crate::arena::{Arena, Piece};
 use crate::maps::{self, MappedRange};
 use crate::modules::{ModuleId, Modules, Table};
 use selvedge_arch::Registers;
-use selvedge_sample::region::{ARENA, MAPS_BYTES, Process, Region, unkey};
 use selvedge_sample::record::{HEADER_WORDS, MAX_FRAMES, REGISTER_WORDS};
+use selvedge_sample::region::{ARENA, MAPS_BYTES, Process, Region, unkey};
 use selvedge_unwind::build::{MapEntry, MapKind};
-use selvedge_unwind::{End, EXACT_PC, Memory, ModuleMap, walk};
+use selvedge_unwind::{EXACT_PC, End, Memory, ModuleMap, walk};
 use std::collections::HashMap;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
@@ -46,11 +46,22 @@ pub(crate) struct Image {
 
 impl Image {
     /// Starts following process record `index`.
-    pub(crate) fn adopt(region: &Region, process: &Process, index: u32, serial: u32, pid: u32) -> Self {
+    pub(crate) fn adopt(
+        region: &Region,
+        process: &Process,
+        index: u32,
+        serial: u32,
+        pid: u32,
+    ) -> Self {
         let proc = format!("/proc/{pid}");
-        let name = std::fs::read_to_string(format!("{proc}/comm")).unwrap_or_default().trim_end().to_string();
+        let name = std::fs::read_to_string(format!("{proc}/comm"))
+            .unwrap_or_default()
+            .trim_end()
+            .to_string();
         let command = std::fs::read(format!("{proc}/cmdline")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
+        let command = String::from_utf8_lossy(&command)
+            .trim_end_matches('\0')
+            .replace('\0', " ");
         let mut image = Self {
             index,
             serial,
@@ -71,7 +82,9 @@ impl Image {
         };
         if image.name.is_empty() {
             let text = image.noted_maps(region, process);
-            let first = maps::parse(&text).into_iter().find(|range| range.name.starts_with('/'));
+            let first = maps::parse(&text)
+                .into_iter()
+                .find(|range| range.name.starts_with('/'));
             image.name = first.map_or(String::new(), |range| base_name(&range.name).to_string());
         }
         image
@@ -85,9 +98,16 @@ impl Image {
     }
 
     /// Reads the mappings anew. Returns whether the code is different from before.
-    pub(crate) fn scan(&mut self, region: &Region, process: &Process, modules: &mut Modules, counts: &mut Counts) -> bool {
+    pub(crate) fn scan(
+        &mut self,
+        region: &Region,
+        process: &Process,
+        modules: &mut Modules,
+        counts: &mut Counts,
+    ) -> bool {
         self.scanned = Instant::now();
-        let mut text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
+        let mut text =
+            std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
         if text.is_empty() {
             // Ended already: what it noted itself.
             text = self.noted_maps(region, process);
@@ -96,8 +116,15 @@ impl Image {
             return false;
         }
         let ranges = maps::parse(&text);
-        self.writable = ranges.iter().filter(|range| range.writable).map(|range| (range.start, range.end)).collect();
-        let code: Vec<MappedRange> = ranges.into_iter().filter(|r| r.executable && r.name != "[vsyscall]").collect();
+        self.writable = ranges
+            .iter()
+            .filter(|range| range.writable)
+            .map(|range| (range.start, range.end))
+            .collect();
+        let code: Vec<MappedRange> = ranges
+            .into_iter()
+            .filter(|r| r.executable && r.name != "[vsyscall]")
+            .collect();
         if code.iter().eq(self.code.iter().map(|(range, ..)| range)) {
             return false;
         }
@@ -105,10 +132,22 @@ impl Image {
             .into_iter()
             .map(|range| {
                 let module = modules.of_range(self.pid, &range);
-                let name = if range.name.is_empty() { "[anon]".to_string() } else { range.name.clone() };
-                let name = name.strip_suffix(" (deleted)").map(str::to_string).unwrap_or(name);
-                let segment =
-                    Segment { module, start: range.start, limit: range.end, file_offset: range.offset, name };
+                let name = if range.name.is_empty() {
+                    "[anon]".to_string()
+                } else {
+                    range.name.clone()
+                };
+                let name = name
+                    .strip_suffix(" (deleted)")
+                    .map(str::to_string)
+                    .unwrap_or(name);
+                let segment = Segment {
+                    module,
+                    start: range.start,
+                    limit: range.end,
+                    file_offset: range.offset,
+                    name,
+                };
                 let segment = counts.segment(segment, self.serial);
                 (range, module, segment)
             })
@@ -137,24 +176,42 @@ impl Image {
                     self.incomplete = true;
                     continue;
                 }
-                Some((Table::Ready(piece), Some(image))) => match image.mapping_svma(range.offset) {
-                    Some(svma) => MapKind::Table { offset: piece.offset, len: piece.len, bias: range.start.wrapping_sub(svma) },
-                    None => MapKind::NoCfi,
-                },
+                Some((Table::Ready(piece), Some(image))) => {
+                    match image.mapping_svma(range.offset) {
+                        Some(svma) => MapKind::Table {
+                            offset: piece.offset,
+                            len: piece.len,
+                            bias: range.start.wrapping_sub(svma),
+                        },
+                        None => MapKind::NoCfi,
+                    }
+                }
                 _ => MapKind::NoCfi,
             };
-            entries.push(MapEntry { start: range.start, end: range.end, kind });
+            entries.push(MapEntry {
+                start: range.start,
+                end: range.end,
+                kind,
+            });
         }
         selvedge_unwind::build::map(&entries)
     }
 
     /// Makes the module map of what is known now, and publishes it.
-    pub(crate) fn publish(&mut self, region: &Region, process: &Process, modules: &Modules, arena: &mut Arena) {
+    pub(crate) fn publish(
+        &mut self,
+        region: &Region,
+        process: &Process,
+        modules: &Modules,
+        arena: &mut Arena,
+    ) {
         let map = self.make_map(modules);
         if map == self.map {
             return;
         }
-        let Some(piece) = arena.put(&[&(map.len() as u64).to_le_bytes(), &map]) else { return };
+        let Some(piece) = arena.put(&[&(map.len() as u64).to_le_bytes(), &map]) else {
+            return;
+        };
         self.map = map;
         // Release: pairs with the handler's Acquire; the map is complete.
         process.map.store(piece.offset, Ordering::Release);
@@ -162,7 +219,11 @@ impl Image {
         // Full fence: a handler whose sequence is even below reads the new map when it enters next (it has a full fence
         // between the two as well).
         fence(Ordering::SeqCst);
-        let inside = self.threads(region).map(|at| (at, sequence(region, at))).filter(|(_, now)| now % 2 == 1).collect();
+        let inside = self
+            .threads(region)
+            .map(|at| (at, sequence(region, at)))
+            .filter(|(_, now)| now % 2 == 1)
+            .collect();
         if let Some(old) = self.published.replace(piece) {
             self.retired.push((old, inside));
         }
@@ -181,7 +242,12 @@ impl Image {
 
     /// Gives up the map: the process has ended.
     pub(crate) fn release(&mut self, arena: &mut Arena) {
-        for piece in self.published.take().into_iter().chain(self.retired.drain(..).map(|(piece, _)| piece)) {
+        for piece in self
+            .published
+            .take()
+            .into_iter()
+            .chain(self.retired.drain(..).map(|(piece, _)| piece))
+        {
             arena.release(piece);
         }
     }
@@ -190,7 +256,9 @@ impl Image {
     pub(crate) fn threads<'a>(&self, region: &'a Region) -> impl Iterator<Item = u32> + use<'a> {
         let index = self.index;
         region.used_threads().filter(move |&at| {
-            let key = region.thread(at).map_or(0, |thread| thread.key.load(Ordering::Acquire));
+            let key = region
+                .thread(at)
+                .map_or(0, |thread| thread.key.load(Ordering::Acquire));
             unkey(key).is_some_and(|(process, _)| process == index)
         })
     }
@@ -207,13 +275,21 @@ impl Image {
             if hint == 0 || (known && (low..high).contains(&hint)) {
                 continue;
             }
-            let Some(&(start, end)) = self.writable.iter().find(|&&(start, end)| (start..end).contains(&hint)) else {
+            let Some(&(start, end)) = self
+                .writable
+                .iter()
+                .find(|&&(start, end)| (start..end).contains(&hint))
+            else {
                 missing |= !known;
                 continue;
             };
             // glibc puts the control block at the top of a stack; what is mapped right above may belong to anybody.
             let pointer = thread.thread_pointer.load(Ordering::Relaxed);
-            let top = if (hint..end).contains(&pointer) { pointer & !7 } else { end };
+            let top = if (hint..end).contains(&pointer) {
+                pointer & !7
+            } else {
+                end
+            };
             if known && !(start..end).contains(&low) {
                 // On another stack (an alternate one, a fiber's) than the thread's own: the bounds stay.
                 continue;
@@ -236,22 +312,53 @@ impl Image {
 
     fn frame(&self, value: u64, counts: &mut Counts) -> u32 {
         // A return address is behind its call, which can be the last instruction of its function.
-        let address = if value & EXACT_PC != 0 { value & !EXACT_PC } else { value.wrapping_sub(1) };
-        let at = self.code.partition_point(|(range, ..)| range.end <= address);
+        let address = if value & EXACT_PC != 0 {
+            value & !EXACT_PC
+        } else {
+            value.wrapping_sub(1)
+        };
+        let at = self
+            .code
+            .partition_point(|(range, ..)| range.end <= address);
         let frame = match self.code.get(at) {
-            Some((range, _, segment)) if range.start <= address => {
-                Frame { segment: Some(*segment), offset: address - range.start }
-            }
-            _ => Frame { segment: None, offset: address },
+            Some((range, _, segment)) if range.start <= address => Frame {
+                segment: Some(*segment),
+                offset: address - range.start,
+            },
+            _ => Frame {
+                segment: None,
+                offset: address,
+            },
         };
         counts.frame(frame)
     }
 
     /// Counts a walked stack.
-    pub(crate) fn count(&self, tid: u32, end: u8, words: &[u64], frames: &[u64], counts: &mut Counts) {
-        let frames = frames.iter().map(|&value| self.frame(value, counts)).collect();
-        let owner = Owner { image: self.serial, tid };
-        counts.add(Stack { owner, labels: words[4], end, frames }, words[2]);
+    pub(crate) fn count(
+        &self,
+        tid: u32,
+        end: u8,
+        words: &[u64],
+        frames: &[u64],
+        counts: &mut Counts,
+    ) {
+        let frames = frames
+            .iter()
+            .map(|&value| self.frame(value, counts))
+            .collect();
+        let owner = Owner {
+            image: self.serial,
+            tid,
+        };
+        counts.add(
+            Stack {
+                owner,
+                labels: words[4],
+                end,
+                frames,
+            },
+            words[2],
+        );
     }
 
     /// Keeps a copied stack until its code is known.
@@ -291,7 +398,9 @@ fn base_name(path: &str) -> &str {
 }
 
 fn sequence(region: &Region, at: u32) -> u32 {
-    region.thread(at).map_or(0, |thread| thread.sequence.load(Ordering::Acquire))
+    region
+        .thread(at)
+        .map_or(0, |thread| thread.sequence.load(Ordering::Acquire))
 }
 
 /// A copied part of a stack.
@@ -322,7 +431,10 @@ fn walk_copy(region: &Region, map: &[u8], words: &[u64], frames: &mut [u64]) -> 
         r14: saved[6],
         r15: saved[7],
     };
-    let mut memory = Copy { start: registers.sp & !7, words: stack };
+    let mut memory = Copy {
+        start: registers.sp & !7,
+        words: stack,
+    };
     let Some(map) = ModuleMap::view(map, region.arena_of_reader(ARENA)) else {
         frames[0] = registers.ip | EXACT_PC;
         return (1, End::NoModule);

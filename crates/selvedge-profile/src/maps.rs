@@ -30,7 +30,8 @@ fn parse_line(line: &str) -> Option<MappedRange> {
     let access = next().as_bytes();
     let offset = u64::from_str_radix(next(), 16).ok()?;
     let (major, minor) = next().split_once(':')?;
-    let device = (u64::from_str_radix(major, 16).ok()? << 32) | u64::from_str_radix(minor, 16).ok()?;
+    let device =
+        (u64::from_str_radix(major, 16).ok()? << 32) | u64::from_str_radix(minor, 16).ok()?;
     let inode = next().parse().ok()?;
     Some(MappedRange {
         start: u64::from_str_radix(start, 16).ok()?,
@@ -53,20 +54,30 @@ mod tests {
         let line = "7f0a-7f0b r-xp 00001000 08:01 42                         /tmp/a b/c (deleted)";
         let range = parse_line(line).unwrap();
         assert_eq!(range.name, "/tmp/a b/c (deleted)");
-        assert_eq!((range.start, range.end, range.offset), (0x7f0a, 0x7f0b, 0x1000));
+        assert_eq!(
+            (range.start, range.end, range.offset),
+            (0x7f0a, 0x7f0b, 0x1000)
+        );
         assert_eq!(range.file, ((8 << 32) | 1, 42));
         assert!(range.executable && !range.writable);
     }
 
     #[test]
     fn anonymous_line_and_garbage() {
-        assert_eq!(parse("7f00-7f10 rw-p 00000000 00:00 0 \ngarbage\n\n").len(), 1);
+        assert_eq!(
+            parse("7f00-7f10 rw-p 00000000 00:00 0 \ngarbage\n\n").len(),
+            1
+        );
     }
 
     #[test]
     fn own_maps_hold_this_very_code() {
         let here = own_maps_hold_this_very_code as *const () as u64;
         let ranges = parse(&std::fs::read_to_string("/proc/self/maps").unwrap());
-        assert!(ranges.iter().any(|r| r.executable && (r.start..r.end).contains(&here)));
+        assert!(
+            ranges
+                .iter()
+                .any(|r| r.executable && (r.start..r.end).contains(&here))
+        );
     }
 }

@@ -23,20 +23,28 @@ impl SessionMemory {
     /// Memory that other processes can map, by its descriptor.
     pub fn shared() -> Result<Self> {
         // SAFETY: the name is a NUL-terminated literal.
-        let descriptor = unsafe { libc::memfd_create(c"selvedge-session".as_ptr(), libc::MFD_CLOEXEC) };
+        let descriptor =
+            unsafe { libc::memfd_create(c"selvedge-session".as_ptr(), libc::MFD_CLOEXEC) };
         if descriptor < 0 {
             return Err(Error::last_os("create the shared memory of the session"));
         }
         // SAFETY: just created, owned by nothing else.
         let file = unsafe { File::from_raw_fd(descriptor) };
-        file.set_len(Region::SIZE as u64).map_err(|e| Error::os("size the shared memory of the session", e))?;
+        file.set_len(Region::SIZE as u64)
+            .map_err(|e| Error::os("size the shared memory of the session", e))?;
         let region = map(libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd())?;
-        Ok(Self { region, file: Some(file) })
+        Ok(Self {
+            region,
+            file: Some(file),
+        })
     }
 
     /// Memory of this process only.
     pub fn private() -> Result<Self> {
-        let region = map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE, -1)?;
+        let region = map(
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+        )?;
         Ok(Self { region, file: None })
     }
 }
@@ -44,9 +52,20 @@ impl SessionMemory {
 fn map(flags: libc::c_int, descriptor: libc::c_int) -> Result<&'static Region> {
     let access = libc::PROT_READ | libc::PROT_WRITE;
     // SAFETY: a new mapping at an address of the kernel's choice replaces nothing.
-    let start = unsafe { libc::mmap(std::ptr::null_mut(), Region::SIZE, access, flags, descriptor, 0) };
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            Region::SIZE,
+            access,
+            flags,
+            descriptor,
+            0,
+        )
+    };
     if start == libc::MAP_FAILED {
-        return Err(Error::last_os("map the memory of the session (is the address space limited? see ulimit -v)"));
+        return Err(Error::last_os(
+            "map the memory of the session (is the address space limited? see ulimit -v)",
+        ));
     }
     // SAFETY: page-aligned, `Region::SIZE` bytes, zero, for which a `Region` is valid; it is never unmapped.
     Ok(unsafe { &*start.cast::<Region>() })

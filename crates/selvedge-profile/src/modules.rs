@@ -55,18 +55,28 @@ impl Modules {
         let (requests, orders) = channel::<(ModuleId, Arc<Image>)>();
         let (results, built) = channel();
         let (tid_sender, tid) = channel();
-        std::thread::Builder::new().name("selvedge-tables".into()).spawn(move || {
-            let _ = tid_sender.send(selvedge_sample::system::gettid());
-            while let Ok((id, image)) = orders.recv() {
-                let table = selvedge_unwind::build::table(image.bytes()).map_err(|e| e.to_string());
-                if results.send((id, table)).is_err() {
-                    return;
+        std::thread::Builder::new()
+            .name("selvedge-tables".into())
+            .spawn(move || {
+                let _ = tid_sender.send(selvedge_sample::system::gettid());
+                while let Ok((id, image)) = orders.recv() {
+                    let table =
+                        selvedge_unwind::build::table(image.bytes()).map_err(|e| e.to_string());
+                    if results.send((id, table)).is_err() {
+                        return;
+                    }
+                    region.ring_doorbell();
                 }
-                region.ring_doorbell();
-            }
-        })?;
+            })?;
         let builder_tid = tid.recv().unwrap_or(0);
-        Ok(Self { modules: Vec::new(), by_file: HashMap::new(), requests, built, problems: Vec::new(), builder_tid })
+        Ok(Self {
+            modules: Vec::new(),
+            by_file: HashMap::new(),
+            requests,
+            built,
+            problems: Vec::new(),
+            builder_tid,
+        })
     }
 
     pub(crate) fn get(&self, id: ModuleId) -> &Module {
@@ -84,16 +94,27 @@ impl Modules {
             return Some(id);
         }
         let id = ModuleId(self.modules.len());
-        let image = if is_vdso { own_vdso() } else { open(pid, range) };
+        let image = if is_vdso {
+            own_vdso()
+        } else {
+            open(pid, range)
+        };
         let image = image.map(Arc::new);
         let table = match &image {
             Some(image) if self.requests.send((id, Arc::clone(image))).is_ok() => Table::Pending,
             _ => {
-                self.problems.push(format!("{}: cannot be read, walked without its unwind information", range.name));
+                self.problems.push(format!(
+                    "{}: cannot be read, walked without its unwind information",
+                    range.name
+                ));
                 Table::Missing
             }
         };
-        let name = range.name.strip_suffix(" (deleted)").unwrap_or(&range.name).to_string();
+        let name = range
+            .name
+            .strip_suffix(" (deleted)")
+            .unwrap_or(&range.name)
+            .to_string();
         self.modules.push(Module { name, image, table });
         self.by_file.insert(key, id);
         Some(id)
@@ -111,8 +132,14 @@ impl Modules {
 
     /// Waits until no table is being built.
     pub(crate) fn collect_all(&mut self, arena: &mut Arena) {
-        while self.modules.iter().any(|module| module.table == Table::Pending) {
-            let Ok((id, result)) = self.built.recv() else { return };
+        while self
+            .modules
+            .iter()
+            .any(|module| module.table == Table::Pending)
+        {
+            let Ok((id, result)) = self.built.recv() else {
+                return;
+            };
             self.settle(id, result, arena);
         }
     }
@@ -120,7 +147,9 @@ impl Modules {
     fn settle(&mut self, id: ModuleId, result: Result<Vec<u8>, String>, arena: &mut Arena) {
         let module = &mut self.modules[id.0];
         let placed = result.and_then(|table| {
-            arena.put(&[&table]).ok_or_else(|| "no room left for its unwind table".to_string())
+            arena
+                .put(&[&table])
+                .ok_or_else(|| "no room left for its unwind table".to_string())
         });
         module.table = match placed {
             Ok(piece) => Table::Ready(piece),
@@ -139,7 +168,10 @@ fn open(pid: u32, range: &MappedRange) -> Option<Image> {
         PathBuf::from(plain),
         PathBuf::from(format!("/proc/{pid}/root{plain}")),
         PathBuf::from(format!("/proc/{pid}/exe")),
-        PathBuf::from(format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end)),
+        PathBuf::from(format!(
+            "/proc/{pid}/map_files/{:x}-{:x}",
+            range.start, range.end
+        )),
     ];
     candidates.into_iter().find_map(|path| {
         let file = File::open(&path).ok()?;
@@ -153,8 +185,13 @@ fn open(pid: u32, range: &MappedRange) -> Option<Image> {
 /// The vDSO: the kernel gives the same image to every 64-bit process.
 fn own_vdso() -> Option<Image> {
     let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
-    let range = crate::maps::parse(&maps).into_iter().find(|range| range.name == "[vdso]")?;
+    let range = crate::maps::parse(&maps)
+        .into_iter()
+        .find(|range| range.name == "[vdso]")?;
     let mut bytes = vec![0; usize::try_from(range.end - range.start).ok()?];
-    File::open("/proc/self/mem").ok()?.read_exact_at(&mut bytes, range.start).ok()?;
+    File::open("/proc/self/mem")
+        .ok()?
+        .read_exact_at(&mut bytes, range.start)
+        .ok()?;
     Image::from_bytes(bytes, "[vdso]").ok()
 }

@@ -93,7 +93,9 @@ impl Events {
 /// The kernel's refusal.
 pub fn permitted() -> io::Result<()> {
     let period = 1_000_000_000;
-    open(0, period, 0, 0).or_else(|_| open(0, period, 0, EXCLUDE_KERNEL)).map(|_| ())
+    open(0, period, 0, 0)
+        .or_else(|_| open(0, period, 0, EXCLUDE_KERNEL))
+        .map(|_| ())
 }
 
 fn open(tid: u32, period: u64, signal: i32, flags: u64) -> io::Result<OwnedFd> {
@@ -111,9 +113,17 @@ fn open(tid: u32, period: u64, signal: i32, flags: u64) -> io::Result<OwnedFd> {
     let group: libc::c_int = -1;
     // SAFETY: the kernel reads `size` bytes of attributes, which are all of them.
     let descriptor = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attributes, tid, cpu, group, PERF_FLAG_FD_CLOEXEC)
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attributes,
+            tid,
+            cpu,
+            group,
+            PERF_FLAG_FD_CLOEXEC,
+        )
     };
-    let descriptor = libc::c_int::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    let descriptor =
+        libc::c_int::try_from(descriptor).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -135,5 +145,9 @@ fn open(tid: u32, period: u64, signal: i32, flags: u64) -> io::Result<OwnedFd> {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

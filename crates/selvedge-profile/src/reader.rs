@@ -9,7 +9,9 @@ use crate::modules::Modules;
 use crate::perf::Events;
 use crate::summary::{ImageFacts, Summary};
 use selvedge_sample::record::Kind;
-use selvedge_sample::region::{Engine, LOSSES, Process, Region, order, process_state, session, unkey};
+use selvedge_sample::region::{
+    Engine, LOSSES, Process, Region, order, process_state, session, unkey,
+};
 use selvedge_sample::target::{self, Base, Session};
 use selvedge_sample::{ring, system};
 use std::collections::HashMap;
@@ -62,16 +64,21 @@ impl Reader {
         let region = memory.region;
         let header = &region.header;
         let relaxed = Ordering::Relaxed;
-        header.version.store(selvedge_sample::region::VERSION, relaxed);
+        header
+            .version
+            .store(selvedge_sample::region::VERSION, relaxed);
         header.signal.store(setup.signal.cast_unsigned(), relaxed);
         header.engine.store(setup.engine as u32, relaxed);
         header.children.store(u32::from(setup.children), relaxed);
         header.period.store(setup.period, relaxed);
         header.tick.store(crate::engine::tick_nanos(), relaxed);
         header.nonce.store(nonce & !0xffff, relaxed);
-        header.magic.store(selvedge_sample::region::MAGIC, Ordering::Release);
+        header
+            .magic
+            .store(selvedge_sample::region::MAGIC, Ordering::Release);
         header.state.store(session::RECORDING, Ordering::SeqCst);
-        let modules = Modules::new(region).map_err(|e| Error::os("start the thread that builds unwind tables", e))?;
+        let modules = Modules::new(region)
+            .map_err(|e| Error::os("start the thread that builds unwind tables", e))?;
         Ok(Self {
             region,
             setup,
@@ -143,14 +150,23 @@ impl Reader {
         let mut any = false;
         let used = self.region.header.processes_used.load(Ordering::Relaxed);
         for index in 0..used {
-            let Some(process) = self.region.process(index) else { break };
+            let Some(process) = self.region.process(index) else {
+                break;
+            };
             // Acquire: pairs with `attach`.
-            if self.images.contains_key(&index) || process.state.load(Ordering::Acquire) != process_state::LIVE {
+            if self.images.contains_key(&index)
+                || process.state.load(Ordering::Acquire) != process_state::LIVE
+            {
                 continue;
             }
             let pid = process.pid.load(Ordering::Relaxed);
             // An `exec` keeps the process id and begins a new image: the one before is over.
-            let before: Vec<u32> = self.images.values().filter(|i| i.pid == pid).map(|i| i.index).collect();
+            let before: Vec<u32> = self
+                .images
+                .values()
+                .filter(|i| i.pid == pid)
+                .map(|i| i.index)
+                .collect();
             for old in before {
                 let cpu = process.cpu_start.load(Ordering::Relaxed);
                 self.finish(old, Some(cpu));
@@ -166,14 +182,22 @@ impl Reader {
 
     /// Reads an image's mappings and publishes its module map.
     fn refresh(&mut self, index: u32) {
-        let (Some(image), Some(process)) = (self.images.get_mut(&index), self.region.process(index)) else { return };
+        let (Some(image), Some(process)) =
+            (self.images.get_mut(&index), self.region.process(index))
+        else {
+            return;
+        };
         image.scan(self.region, process, &mut self.modules, &mut self.counts);
         image.publish(self.region, process, &self.modules, &mut self.arena);
         image.publish_stack_bounds(self.region);
     }
 
     fn look_after(&mut self, index: u32, tables: bool) {
-        let (Some(image), Some(process)) = (self.images.get_mut(&index), self.region.process(index)) else { return };
+        let (Some(image), Some(process)) =
+            (self.images.get_mut(&index), self.region.process(index))
+        else {
+            return;
+        };
         if image.wants_scan(process) {
             image.scan(self.region, process, &mut self.modules, &mut self.counts);
             image.publish(self.region, process, &self.modules, &mut self.arena);
@@ -191,13 +215,18 @@ impl Reader {
         image.reclaim(self.region, &mut self.arena);
         if Engine::from_code(process.engine.load(Ordering::Relaxed)) == Some(Engine::Perf) {
             for at in image.threads(self.region) {
-                let key = self.region.thread(at).map_or(0, |thread| thread.key.load(Ordering::Acquire));
+                let key = self
+                    .region
+                    .thread(at)
+                    .map_or(0, |thread| thread.key.load(Ordering::Acquire));
                 if let Some((_, tid)) = unkey(key)
                     && !self.events.has(tid)
                     && let Err(error) = self.events.add(tid, self.setup.period, self.setup.signal)
                     && error.raw_os_error() != Some(libc::ESRCH)
                 {
-                    process.engine_error.store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
+                    process
+                        .engine_error
+                        .store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
                 }
             }
         }
@@ -205,7 +234,11 @@ impl Reader {
 
     /// Finds threads without a record and records without a thread, and processes that have ended.
     fn discover(&mut self, index: u32) {
-        let (Some(image), Some(process)) = (self.images.get_mut(&index), self.region.process(index)) else { return };
+        let (Some(image), Some(process)) =
+            (self.images.get_mut(&index), self.region.process(index))
+        else {
+            return;
+        };
         let pid = image.pid;
         let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
             self.finish(index, None);
@@ -214,11 +247,17 @@ impl Reader {
         if let Some(cpu) = process_cpu(pid, self.own_pid, &self.own_threads) {
             image.cpu = image.cpu.max(cpu);
         }
-        let alive: Vec<u32> = entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let alive: Vec<u32> = entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
         if self.region.header.state.load(Ordering::Relaxed) != session::RECORDING {
             return;
         }
-        let session = Session { region: self.region, process_index: index, process };
+        let session = Session {
+            region: self.region,
+            process_index: index,
+            process,
+        };
         let itimer = process.engine.load(Ordering::Relaxed) == Engine::Itimer as u32;
         for &tid in &alive {
             if target::find_thread(self.region, index, tid).is_some() {
@@ -245,8 +284,12 @@ impl Reader {
         }
         let mut orders = false;
         for at in image.threads(self.region) {
-            let Some(thread) = self.region.thread(at) else { continue };
-            let Some((_, tid)) = unkey(thread.key.load(Ordering::Acquire)) else { continue };
+            let Some(thread) = self.region.thread(at) else {
+                continue;
+            };
+            let Some((_, tid)) = unkey(thread.key.load(Ordering::Acquire)) else {
+                continue;
+            };
             if alive.contains(&tid) {
                 if thread.samples.load(Ordering::Relaxed) > 0 {
                     note_name(&mut self.counts, image.serial, pid, tid);
@@ -273,13 +316,22 @@ impl Reader {
             let (images, counts) = (&mut self.images, &mut self.counts);
             let region = self.region;
             let taken = ring::consume(region, at, |head, words| {
-                let Some((process, tid)) = words.get(1).and_then(|&key| unkey(key)) else { return };
-                let Some(image) = images.get_mut(&process) else { return };
+                let Some((process, tid)) = words.get(1).and_then(|&key| unkey(key)) else {
+                    return;
+                };
+                let Some(image) = images.get_mut(&process) else {
+                    return;
+                };
                 match head.kind {
-                    Kind::Stack if words.len() >= 5 => image.count(tid, head.end, words, &words[5..], counts),
+                    Kind::Stack if words.len() >= 5 => {
+                        image.count(tid, head.end, words, &words[5..], counts)
+                    }
                     Kind::Raw if words.len() >= 13 => image.keep_raw(region, words, counts),
                     Kind::Name if words.len() == 4 => {
-                        let name: Vec<u8> = words[2..].iter().flat_map(|word| word.to_le_bytes()).collect();
+                        let name: Vec<u8> = words[2..]
+                            .iter()
+                            .flat_map(|word| word.to_le_bytes())
+                            .collect();
                         set_name(counts, image.serial, tid, &name);
                     }
                     _ => {}
@@ -296,7 +348,12 @@ impl Reader {
     /// A process has ended, with this CPU time if it is known.
     pub(crate) fn process_ended(&mut self, pid: u32, cpu: Option<u64>) {
         self.adopt();
-        let indices: Vec<u32> = self.images.values().filter(|i| i.pid == pid).map(|i| i.index).collect();
+        let indices: Vec<u32> = self
+            .images
+            .values()
+            .filter(|i| i.pid == pid)
+            .map(|i| i.index)
+            .collect();
         for index in indices {
             self.finish(index, cpu);
         }
@@ -304,10 +361,16 @@ impl Reader {
 
     fn finish(&mut self, index: u32, cpu: Option<u64>) {
         self.drain();
-        let Some(process) = self.region.process(index) else { return };
-        let Some(mut image) = self.images.remove(&index) else { return };
+        let Some(process) = self.region.process(index) else {
+            return;
+        };
+        let Some(mut image) = self.images.remove(&index) else {
+            return;
+        };
         image.scan(self.region, process, &mut self.modules, &mut self.counts);
-        image.cpu = cpu.unwrap_or(image.cpu).max(process.cpu_end.load(Ordering::Relaxed));
+        image.cpu = cpu
+            .unwrap_or(image.cpu)
+            .max(process.cpu_end.load(Ordering::Relaxed));
         for at in image.threads(self.region) {
             if let Some(thread) = self.region.thread(at) {
                 if let Some((_, tid)) = unkey(thread.key.load(Ordering::Acquire)) {
@@ -332,7 +395,10 @@ impl Reader {
         if self.stopped_after.is_some() {
             return;
         }
-        self.region.header.state.store(session::STOPPED, Ordering::SeqCst);
+        self.region
+            .header
+            .state
+            .store(session::STOPPED, Ordering::SeqCst);
         self.stopped_after = Some(self.started_clock.elapsed());
         self.events.clear();
         for (index, image) in &mut self.images {
@@ -347,7 +413,11 @@ impl Reader {
                     }
                 }
                 let itimer = Engine::Itimer as u32;
-                if self.region.process(*index).is_some_and(|p| p.engine.load(Ordering::Relaxed) == itimer) {
+                if self
+                    .region
+                    .process(*index)
+                    .is_some_and(|p| p.engine.load(Ordering::Relaxed) == itimer)
+                {
                     let _ = system::setitimer_prof(0);
                 }
             }
@@ -385,7 +455,9 @@ impl Reader {
             period: self.setup.period,
             engine: self.setup.engine,
             tick: self.region.header.tick.load(Ordering::Relaxed),
-            duration: self.stopped_after.unwrap_or_else(|| self.started_clock.elapsed()),
+            duration: self
+                .stopped_after
+                .unwrap_or_else(|| self.started_clock.elapsed()),
             user_only: self.events.user_only,
             damaged_words: self.damaged_words,
             processes_refused: self.region.header.processes_refused.load(Ordering::Relaxed),
@@ -394,8 +466,13 @@ impl Reader {
 
     /// Samples recorded so far.
     pub(crate) fn samples(&self) -> u64 {
-        let live = self.images.keys().filter_map(|&index| self.region.process(index));
-        let live: u64 = live.map(|process| process.recorded.count.load(Ordering::Relaxed)).sum();
+        let live = self
+            .images
+            .keys()
+            .filter_map(|&index| self.region.process(index));
+        let live: u64 = live
+            .map(|process| process.recorded.count.load(Ordering::Relaxed))
+            .sum();
         self.ended.iter().map(|image| image.samples).sum::<u64>() + live
     }
 }
@@ -430,14 +507,22 @@ fn facts(image: &Image, process: &Process) -> ImageFacts {
 fn process_cpu(pid: u32, own_pid: u32, own_threads: &[u32]) -> Option<u64> {
     let all = system::clock(system::process_clock(pid))?;
     let ours = |&tid: &u32| system::clock(system::thread_clock(tid));
-    let own: u64 = if pid == own_pid { own_threads.iter().filter_map(ours).sum() } else { 0 };
+    let own: u64 = if pid == own_pid {
+        own_threads.iter().filter_map(ours).sum()
+    } else {
+        0
+    };
     Some(all.saturating_sub(own))
 }
 
 /// Nanoseconds that a thread has run, by the scheduler's account.
 fn schedstat(pid: u32, tid: u32) -> u64 {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).unwrap_or_default();
-    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0)
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/schedstat")).unwrap_or_default();
+    text.split(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
 }
 
 fn note_name(counts: &mut Counts, serial: u32, pid: u32, tid: u32) {
@@ -448,5 +533,8 @@ fn note_name(counts: &mut Counts, serial: u32, pid: u32, tid: u32) {
 
 fn set_name(counts: &mut Counts, image: u32, tid: u32, name: &[u8]) {
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-    counts.thread_names.insert(Owner { image, tid }, String::from_utf8_lossy(name).into_owned());
+    counts.thread_names.insert(
+        Owner { image, tid },
+        String::from_utf8_lossy(name).into_owned(),
+    );
 }

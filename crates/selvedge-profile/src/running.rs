@@ -43,25 +43,32 @@ impl Running {
             let (reader, done) = (Arc::clone(&reader), Arc::clone(&done));
             let header = &memory.region.header;
             let (ready, tid) = std::sync::mpsc::channel();
-            let spawned = std::thread::Builder::new().name("selvedge-reader".into()).spawn(move || {
-                let _ = ready.send(selvedge_sample::system::gettid());
-                while !done.load(Ordering::Acquire) {
-                    // SeqCst: pairs with `Region::ring_doorbell`.
-                    let rung = header.doorbell.load(Ordering::SeqCst);
-                    lock(&reader).turn();
-                    header.asleep.store(1, Ordering::SeqCst);
-                    if header.doorbell.load(Ordering::SeqCst) == rung {
-                        futex_wait(&header.doorbell, rung, PAUSE);
+            let spawned = std::thread::Builder::new()
+                .name("selvedge-reader".into())
+                .spawn(move || {
+                    let _ = ready.send(selvedge_sample::system::gettid());
+                    while !done.load(Ordering::Acquire) {
+                        // SeqCst: pairs with `Region::ring_doorbell`.
+                        let rung = header.doorbell.load(Ordering::SeqCst);
+                        lock(&reader).turn();
+                        header.asleep.store(1, Ordering::SeqCst);
+                        if header.doorbell.load(Ordering::SeqCst) == rung {
+                            futex_wait(&header.doorbell, rung, PAUSE);
+                        }
+                        header.asleep.store(0, Ordering::SeqCst);
                     }
-                    header.asleep.store(0, Ordering::SeqCst);
-                }
-            });
+                });
             let spawned = spawned.map_err(|e| Error::os("start the reader's thread", e))?;
             // Known before any thread is armed: the profiler does not profile itself.
             lock(&shared).note_own_thread(tid.recv().unwrap_or(0));
             spawned
         };
-        Ok(Self { memory, reader, done, thread: Some(thread) })
+        Ok(Self {
+            memory,
+            reader,
+            done,
+            thread: Some(thread),
+        })
     }
 
     /// The memory that targets record into.
@@ -138,8 +145,16 @@ fn material(reader: &mut Reader) -> Material {
     let summary = reader.summary();
     let counts = reader.counts.clone();
     let ids = counts.segments.iter().filter_map(|segment| segment.module);
-    let images = ids.filter_map(|id| Some((id, Arc::clone(reader.modules.get(id).image.as_ref()?)))).collect();
-    Material { counts, images, summary, problems: reader.modules.problems.clone(), started: reader.started }
+    let images = ids
+        .filter_map(|id| Some((id, Arc::clone(reader.modules.get(id).image.as_ref()?))))
+        .collect();
+    Material {
+        counts,
+        images,
+        summary,
+        problems: reader.modules.problems.clone(),
+        started: reader.started,
+    }
 }
 
 fn lock(reader: &Mutex<Reader>) -> MutexGuard<'_, Reader> {
@@ -148,16 +163,35 @@ fn lock(reader: &Mutex<Reader>) -> MutexGuard<'_, Reader> {
 
 /// Sleeps until the word is no longer `value`, somebody wakes it, or the time is over.
 fn futex_wait(word: &AtomicU32, value: u32, time: Duration) {
-    let timeout = libc::timespec { tv_sec: 0, tv_nsec: libc::c_long::from(time.subsec_nanos()) };
+    let timeout = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: libc::c_long::from(time.subsec_nanos()),
+    };
     // SAFETY: the kernel compares the word, which lives as long as the process, and reads the timeout.
-    let _ = unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, value, &raw const timeout) };
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT,
+            value,
+            &raw const timeout,
+        )
+    };
 }
 
 /// A number that other sessions do not have.
 fn random() -> u64 {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos() as u64;
     let mut bytes = [0_u8; 8];
     // SAFETY: the kernel writes at most eight bytes.
-    let filled = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
-    if filled == 8 { u64::from_ne_bytes(bytes) } else { now.rotate_left(32) ^ u64::from(std::process::id()) }
+    let filled =
+        unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), libc::GRND_NONBLOCK) };
+    if filled == 8 {
+        u64::from_ne_bytes(bytes)
+    } else {
+        now.rotate_left(32) ^ u64::from(std::process::id())
+    }
 }

@@ -108,14 +108,21 @@ impl Summary {
     /// Samples and nanoseconds lost for one cause.
     #[must_use]
     pub fn lost(&self, cause: Loss) -> (u64, u64) {
-        self.images.iter().map(|image| image.lost[cause as usize]).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+        self.images
+            .iter()
+            .map(|image| image.lost[cause as usize])
+            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
     }
 
     /// Samples per second of CPU time, as achieved.
     #[must_use]
     pub fn rate(&self) -> f64 {
         let cpu = self.cpu();
-        if cpu == 0 { 0.0 } else { self.samples() as f64 * 1e9 / cpu as f64 }
+        if cpu == 0 {
+            0.0
+        } else {
+            self.samples() as f64 * 1e9 / cpu as f64
+        }
     }
 
     /// Samples per second of CPU time, as asked.
@@ -127,10 +134,18 @@ impl Summary {
     /// The engines that were really in use.
     #[must_use]
     pub fn engines(&self) -> Vec<Engine> {
-        let mut engines: Vec<Engine> = self.images.iter().filter_map(|image| image.engine).collect();
+        let mut engines: Vec<Engine> = self
+            .images
+            .iter()
+            .filter_map(|image| image.engine)
+            .collect();
         engines.sort_by_key(|engine| *engine as u32);
         engines.dedup();
-        if engines.is_empty() { vec![self.engine] } else { engines }
+        if engines.is_empty() {
+            vec![self.engine]
+        } else {
+            engines
+        }
     }
 
     /// One line per thing that a user should know, starting with what is missing.
@@ -140,21 +155,36 @@ impl Summary {
         for cause in Loss::ALL {
             let (count, nanos) = self.lost(cause);
             if count > 0 {
-                remarks.push(format!("lost ({}): {count} samples, {:.3} CPU seconds", cause.name(), nanos as f64 / 1e9));
+                remarks.push(format!(
+                    "lost ({}): {count} samples, {:.3} CPU seconds",
+                    cause.name(),
+                    nanos as f64 / 1e9
+                ));
             }
         }
         if self.blocked() > 0 {
-            remarks.push(format!("signal blocked by the program for {:.3} CPU seconds", self.blocked() as f64 / 1e9));
+            remarks.push(format!(
+                "signal blocked by the program for {:.3} CPU seconds",
+                self.blocked() as f64 / 1e9
+            ));
         }
         if self.damaged_words > 0 {
-            remarks.push(format!("{} words of the rings were overwritten by a target", self.damaged_words));
+            remarks.push(format!(
+                "{} words of the rings were overwritten by a target",
+                self.damaged_words
+            ));
         }
         if self.processes_refused > 0 {
-            remarks.push(format!("{} processes were not profiled: too many at a time", self.processes_refused));
+            remarks.push(format!(
+                "{} processes were not profiled: too many at a time",
+                self.processes_refused
+            ));
         }
         let refused: u32 = self.images.iter().map(|image| image.threads_refused).sum();
         if refused > 0 {
-            remarks.push(format!("{refused} threads were not sampled: too many at a time"));
+            remarks.push(format!(
+                "{refused} threads were not sampled: too many at a time"
+            ));
         }
         if let Some(image) = self.images.iter().find(|image| image.engine_error != 0) {
             let why = std::io::Error::from_raw_os_error(image.engine_error);
@@ -170,7 +200,10 @@ impl Summary {
             );
         }
         if let Some(image) = self.images.iter().find(|image| image.signal_shared) {
-            remarks.push(format!("{} handles the profiling signal too; its handler got what was not ours", image.name));
+            remarks.push(format!(
+                "{} handles the profiling signal too; its handler got what was not ours",
+                image.name
+            ));
         }
         if self.period < self.tick && self.engines().contains(&Engine::Timer) {
             remarks.push(format!(

@@ -66,7 +66,11 @@ fn purpose(session: Session, info: SignalInfo) -> Purpose {
             Some(index) => Purpose::Sample(Some(index)),
             None => Purpose::Program,
         },
-        (code::SI_QUEUE, _) if info.value() == session.region.header.nonce.load(Ordering::Relaxed) => Purpose::Arm,
+        (code::SI_QUEUE, _)
+            if info.value() == session.region.header.nonce.load(Ordering::Relaxed) =>
+        {
+            Purpose::Arm
+        }
         (code::SI_KERNEL, Some(Engine::Itimer)) => Purpose::Sample(None),
         (sent, Some(Engine::Perf)) if code::POLL.contains(&sent) => Purpose::Sample(None),
         _ => Purpose::Program,
@@ -74,8 +78,13 @@ fn purpose(session: Session, info: SignalInfo) -> Purpose {
 }
 
 /// The handler, as the kernel calls it.
-pub extern "C" fn entry(signal: c_int, info: *const c_void, context: *const c_void) {
-    // SAFETY: called by the kernel for a handler installed with `SA_SIGINFO`, and used before it returns.
+///
+/// # Safety
+///
+/// Only the kernel calls this, for a signal whose action was installed with `SA_SIGINFO`: `info` and `context` are what it
+/// gives to such a handler.
+pub unsafe extern "C" fn entry(signal: c_int, info: *const c_void, context: *const c_void) {
+    // SAFETY: the kernel's, by the contract of `entry`, and used before it returns.
     let signal_info = unsafe { SignalInfo::new(info) };
     let Some(session) = target::session() else {
         return pass_on(signal, info, context);
@@ -99,10 +108,18 @@ pub extern "C" fn entry(signal: c_int, info: *const c_void, context: *const c_vo
 }
 
 fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
-    let Session { region, process_index, .. } = session;
+    let Session {
+        region,
+        process_index,
+        ..
+    } = session;
     let tid = system::gettid();
     let wanted = key(process_index, tid);
-    let hinted = hint.filter(|&at| region.thread(at).is_some_and(|t| t.key.load(Ordering::Acquire) == wanted));
+    let hinted = hint.filter(|&at| {
+        region
+            .thread(at)
+            .is_some_and(|t| t.key.load(Ordering::Acquire) == wanted)
+    });
     let found = hinted.or_else(|| target::find_thread(region, process_index, tid));
     let recording = region.header.state.load(Ordering::Relaxed) == session::RECORDING;
     let (index, thread) = match found.and_then(|index| Some((index, region.thread(index)?))) {
@@ -110,10 +127,20 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
         None => {
             // `ITIMER_PROF` and the reader's events reach threads that have not announced themselves: they do it here.
             let outside = hint.is_none() && recording;
-            let claimed = if outside { target::start_thread(session, tid, Base::Birth) } else { None };
+            let claimed = if outside {
+                target::start_thread(session, tid, Base::Birth)
+            } else {
+                None
+            };
             match claimed.and_then(|index| Some((index, region.thread(index)?))) {
                 Some(claimed) => claimed,
-                None => return lose(session, if outside { Loss::NoThread } else { Loss::Late }, 0),
+                None => {
+                    return lose(
+                        session,
+                        if outside { Loss::NoThread } else { Loss::Late },
+                        0,
+                    );
+                }
             }
         }
     };
@@ -138,13 +165,20 @@ fn lose(session: Session, cause: Loss, weight: u64) {
 }
 
 fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupted) {
-    let Session { region, process_index, process } = session;
+    let Session {
+        region,
+        process_index,
+        process,
+    } = session;
     let registers = interrupted.registers();
     let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
     let elapsed = now.saturating_sub(thread.accounted.load(Ordering::Relaxed));
     thread.accounted.store(now, Ordering::Relaxed);
     thread.samples.fetch_add(1, Ordering::Relaxed);
-    let expected = weight::expected(region.header.period.load(Ordering::Relaxed), region.header.tick.load(Ordering::Relaxed));
+    let expected = weight::expected(
+        region.header.period.load(Ordering::Relaxed),
+        region.header.tick.load(Ordering::Relaxed),
+    );
     let blocked = weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip);
     let parts = weight::split(elapsed, expected, blocked);
     process.blocked.fetch_add(parts.blocked, Ordering::Relaxed);
@@ -153,7 +187,9 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
         region.ring_doorbell();
         return lose(session, Loss::RingFull, parts.sample);
     };
-    let Some((header, frames)) = place.words().split_at_mut_checked(HEADER_WORDS) else { return };
+    let Some((header, frames)) = place.words().split_at_mut_checked(HEADER_WORDS) else {
+        return;
+    };
     let map = current_map(region, process.map.load(Ordering::Acquire));
     let mut stack = Stack::of(thread, registers.sp);
     let walked = match &map {
@@ -166,7 +202,10 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
         // for a copy, what was walked is recorded, with its mark.
         process.unknown_code.fetch_add(1, Ordering::Relaxed);
         if process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0 {
-            if RAW_STACKS.iter().any(|&bytes| record_raw(session, index, registers, parts, bytes)) {
+            if RAW_STACKS
+                .iter()
+                .any(|&bytes| record_raw(session, index, registers, parts, bytes))
+            {
                 return region.ring_doorbell();
             }
         } else {
@@ -175,7 +214,11 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
         region.ring_doorbell();
     }
     let len = HEADER_WORDS + walked.frames;
-    let head = Head { len, kind: Kind::Stack, end: walked.end as u8 };
+    let head = Head {
+        len,
+        kind: Kind::Stack,
+        end: walked.end as u8,
+    };
     fill(header, head, key_of(process_index), parts);
     if place.publish(len) {
         region.ring_doorbell();
@@ -184,9 +227,17 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
 
 /// What is known of a stack before there is any module map.
 fn leaf_only(registers: Registers, frames: &mut [u64]) -> Walked {
-    let Some(leaf) = frames.first_mut() else { return Walked { frames: 0, end: End::NoModule } };
+    let Some(leaf) = frames.first_mut() else {
+        return Walked {
+            frames: 0,
+            end: End::NoModule,
+        };
+    };
     *leaf = registers.ip | EXACT_PC;
-    Walked { frames: 1, end: End::NoModule }
+    Walked {
+        frames: 1,
+        end: End::NoModule,
+    }
 }
 
 fn key_of(process_index: u32) -> u64 {
@@ -195,18 +246,40 @@ fn key_of(process_index: u32) -> u64 {
 
 fn fill(header: &mut [u64], head: Head, key: u64, parts: weight::Split) {
     if let [first, who, sample, blocked, labels] = header {
-        (*first, *who, *sample, *blocked, *labels) = (head.to_word(), key, parts.sample, parts.blocked, 0);
+        (*first, *who, *sample, *blocked, *labels) =
+            (head.to_word(), key, parts.sample, parts.blocked, 0);
     }
 }
 
 /// Records the registers and a copy of the stack. Returns whether there was room.
-fn record_raw(session: Session, index: u32, registers: Registers, parts: weight::Split, bytes: usize) -> bool {
+fn record_raw(
+    session: Session,
+    index: u32,
+    registers: Registers,
+    parts: weight::Split,
+    bytes: usize,
+) -> bool {
     const START: usize = HEADER_WORDS + REGISTER_WORDS;
-    let Some(mut place) = ring::reserve(session.region, index, START + bytes / 8) else { return false };
+    let Some(mut place) = ring::reserve(session.region, index, START + bytes / 8) else {
+        return false;
+    };
     let words = place.words();
-    let Some((header, rest)) = words.split_at_mut_checked(HEADER_WORDS) else { return false };
-    let Some((saved, stack)) = rest.split_at_mut_checked(REGISTER_WORDS) else { return false };
-    let Registers { ip, sp, bp, bx, r12, r13, r14, r15 } = registers;
+    let Some((header, rest)) = words.split_at_mut_checked(HEADER_WORDS) else {
+        return false;
+    };
+    let Some((saved, stack)) = rest.split_at_mut_checked(REGISTER_WORDS) else {
+        return false;
+    };
+    let Registers {
+        ip,
+        sp,
+        bp,
+        bx,
+        r12,
+        r13,
+        r14,
+        r15,
+    } = registers;
     if let [w0, w1, w2, w3, w4, w5, w6, w7] = saved {
         (*w0, *w1, *w2, *w3, *w4, *w5, *w6, *w7) = (ip, sp, bp, bx, r12, r13, r14, r15);
     }
@@ -214,7 +287,11 @@ fn record_raw(session: Session, index: u32, registers: Registers, parts: weight:
     // SAFETY: `stack` is ours until it is published.
     let copied = unsafe { system::copy_memory(stack.as_mut_ptr().cast(), sp & !7, bytes) };
     let len = START + copied / 8;
-    let head = Head { len, kind: Kind::Raw, end: 0 };
+    let head = Head {
+        len,
+        kind: Kind::Raw,
+        end: 0,
+    };
     fill(header, head, key_of(session.process_index), parts);
     place.publish(len);
     true
@@ -243,7 +320,8 @@ fn current_map(region: &Region, offset: u64) -> Option<ModuleMap<'_>> {
 fn was_blocked(interrupted: &Interrupted, ip: u64) -> bool {
     let mut before = [0_u8; 7];
     // SAFETY: copies into a local; code that cannot be read (execute-only) leaves it zero.
-    let copied = unsafe { system::copy_memory(before.as_mut_ptr(), ip.wrapping_sub(7), before.len()) };
+    let copied =
+        unsafe { system::copy_memory(before.as_mut_ptr(), ip.wrapping_sub(7), before.len()) };
     if copied < before.len() {
         return false;
     }
@@ -258,11 +336,17 @@ fn pass_on(signal: c_int, info: *const c_void, context: *const c_void) {
         // Ignored; or the default action of the profiling signal, which ends the process.
         1 => {}
         0 => {
-            let Some(session) = target::session() else { return };
+            let Some(session) = target::session() else {
+                return;
+            };
             // A late signal of our own kind (another session's timer, `ITIMER_PROF` after a stop) must not kill.
             // SAFETY: `info` is the kernel's, live here.
             let sent = unsafe { SignalInfo::new(info) }.code();
-            if sent == code::SI_KERNEL || sent == code::SI_TIMER || code::POLL.contains(&sent) || sent == code::SI_QUEUE {
+            if sent == code::SI_KERNEL
+                || sent == code::SI_TIMER
+                || code::POLL.contains(&sent)
+                || sent == code::SI_QUEUE
+            {
                 return lose(session, Loss::Late, 0);
             }
             let default = system::SignalAction::default();
@@ -277,7 +361,8 @@ fn pass_on(signal: c_int, info: *const c_void, context: *const c_void) {
             let before = system::sigprocmask(system::Mask::Set, interrupted.mask() | mask | own);
             // SAFETY: the program gave this address to `sigaction` as a handler; three arguments suit both forms, since
             // the one-argument form ignores the registers of the others.
-            let handler: extern "C" fn(c_int, *const c_void, *const c_void) = unsafe { core::mem::transmute(handler) };
+            let handler: extern "C" fn(c_int, *const c_void, *const c_void) =
+                unsafe { core::mem::transmute(handler) };
             handler(signal, info, context);
             system::sigprocmask(system::Mask::Set, before);
         }

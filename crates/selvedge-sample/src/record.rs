@@ -71,6 +71,10 @@ impl Head {
     #[must_use]
     pub fn from_word(word: u64) -> Option<Self> {
         let kind = Kind::from_code((word >> 32) as u8)?;
-        Some(Self { len: (word & 0xffff_ffff) as usize, kind, end: (word >> 40) as u8 })
+        Some(Self {
+            len: (word & 0xffff_ffff) as usize,
+            kind,
+            end: (word >> 40) as u8,
+        })
     }
 }

@@ -357,7 +357,9 @@ impl Region {
     /// entered the handler (`Thread::sequence`), or the caller is the reader.
     #[must_use]
     pub unsafe fn arena(&self, offset: u64, len: usize) -> &[u8] {
-        let Ok(offset) = usize::try_from(offset) else { return &[] };
+        let Ok(offset) = usize::try_from(offset) else {
+            return &[];
+        };
         if offset > ARENA || len > ARENA.wrapping_sub(offset) {
             return &[];
         }
@@ -377,20 +379,29 @@ impl Region {
     #[cfg(feature = "std")]
     #[must_use]
     pub fn maps_text(&self, index: u32, len: usize) -> std::string::String {
-        let Some(text) = self.maps.get(index as usize) else { return std::string::String::new() };
+        let Some(text) = self.maps.get(index as usize) else {
+            return std::string::String::new();
+        };
         // SAFETY: the text is `MAPS_BYTES` long and complete: its length was read with Acquire. A target that changes it
         // meanwhile gets a mixed text, which is parsed with suspicion.
-        let bytes = unsafe { core::slice::from_raw_parts(text.as_ptr().cast::<u8>(), len.min(MAPS_BYTES)) };
+        let bytes =
+            unsafe { core::slice::from_raw_parts(text.as_ptr().cast::<u8>(), len.min(MAPS_BYTES)) };
         std::string::String::from_utf8_lossy(bytes).into_owned()
     }
 
     /// The indices of the thread records that were ever claimed.
     pub fn used_threads(&self) -> impl Iterator<Item = u32> + '_ {
-        self.header.threads_used.iter().zip(0_u32..).flat_map(|(word, block)| {
-            // Acquire: pairs with `note_thread_used`.
-            let bits = word.load(Ordering::Acquire);
-            (0..64_u32).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| block.wrapping_mul(64).wrapping_add(bit))
-        })
+        self.header
+            .threads_used
+            .iter()
+            .zip(0_u32..)
+            .flat_map(|(word, block)| {
+                // Acquire: pairs with `note_thread_used`.
+                let bits = word.load(Ordering::Acquire);
+                (0..64_u32)
+                    .filter(move |bit| bits >> bit & 1 == 1)
+                    .map(move |bit| block.wrapping_mul(64).wrapping_add(bit))
+            })
     }
 
     /// Notes that a thread record is in use: before its key is set.

@@ -57,11 +57,20 @@ pub fn reserve(region: &Region, index: u32, len: usize) -> Option<Reservation<'_
         return None;
     }
     if padding > 0 {
-        let pad = Head { len: padding, kind: Kind::Pad, end: 0 };
+        let pad = Head {
+            len: padding,
+            kind: Kind::Pad,
+            end: 0,
+        };
         // SAFETY: `place` is below `RING_WORDS`; the word is free (room was checked), so only this producer uses it.
         unsafe { ring.as_ptr().wrapping_add(place(head)).write(pad.to_word()) };
     }
-    Some(Reservation { thread, ring, start: head.wrapping_add(padding as u64), len })
+    Some(Reservation {
+        thread,
+        ring,
+        start: head.wrapping_add(padding as u64),
+        len,
+    })
 }
 
 impl Reservation<'_> {
@@ -89,8 +98,15 @@ impl Reservation<'_> {
 /// # Errors
 ///
 /// The number of words that were not records.
-pub fn consume(region: &Region, index: u32, mut take: impl FnMut(Head, &[u64])) -> Result<usize, u64> {
-    let (Some(thread), Some(ring)) = (region.thread(index), region.rings.get(index as usize)) else { return Ok(0) };
+pub fn consume(
+    region: &Region,
+    index: u32,
+    mut take: impl FnMut(Head, &[u64]),
+) -> Result<usize, u64> {
+    let (Some(thread), Some(ring)) = (region.thread(index), region.rings.get(index as usize))
+    else {
+        return Ok(0);
+    };
     // Acquire: pairs with `publish`. Relaxed: only this reader writes it.
     let head = thread.head.load(Ordering::Acquire);
     let mut tail = thread.tail.load(Ordering::Relaxed);
@@ -100,7 +116,9 @@ pub fn consume(region: &Region, index: u32, mut take: impl FnMut(Head, &[u64])) 
         // SAFETY: `at` is below `RING_WORDS`, and words before `head` are the consumer's.
         let word = unsafe { ring.as_ptr().wrapping_add(at).read() };
         let fits = |head_: &Head| {
-            head_.len > 0 && head_.len <= RING_WORDS - at && head_.len as u64 <= head.wrapping_sub(tail)
+            head_.len > 0
+                && head_.len <= RING_WORDS - at
+                && head_.len as u64 <= head.wrapping_sub(tail)
         };
         let Some(first) = Head::from_word(word).filter(fits) else {
             thread.tail.store(head, Ordering::Release);
@@ -108,7 +126,8 @@ pub fn consume(region: &Region, index: u32, mut take: impl FnMut(Head, &[u64])) 
         };
         if first.kind != Kind::Pad {
             // SAFETY: `fits` checked that the record neither wraps nor passes `head`; those words are the consumer's.
-            let words = unsafe { core::slice::from_raw_parts(ring.as_ptr().wrapping_add(at), first.len) };
+            let words =
+                unsafe { core::slice::from_raw_parts(ring.as_ptr().wrapping_add(at), first.len) };
             take(first, words);
             records += 1;
         }

@@ -44,7 +44,8 @@ impl<'a> Stack<'a> {
     #[must_use]
     pub fn of(thread: &'a Thread, sp: u64) -> Self {
         // Acquire: pairs with the reader's Release, after it wrote the bounds.
-        let known = thread.stack_generation.load(Ordering::Acquire) == thread.generation.load(Ordering::Relaxed);
+        let known = thread.stack_generation.load(Ordering::Acquire)
+            == thread.generation.load(Ordering::Relaxed);
         let (mut low, mut high) = (0, 0);
         if known {
             low = thread.stack_low.load(Ordering::Relaxed);
@@ -54,15 +55,24 @@ impl<'a> Stack<'a> {
             // Ask the reader to look again: a grown main stack, or none known yet.
             thread.stack_hint.store(sp, Ordering::Relaxed);
             if !known {
-                thread.thread_pointer.store(system::thread_pointer(), Ordering::Relaxed);
+                thread
+                    .thread_pointer
+                    .store(system::thread_pointer(), Ordering::Relaxed);
             }
         } else {
             low = sp;
         }
-        Self { thread, low, high, window_start: 0, window_len: 0, copies: COPIES }
+        Self {
+            thread,
+            low,
+            high,
+            window_start: 0,
+            window_len: 0,
+            copies: COPIES,
+        }
     }
 
-    fn from_window(&mut self, address: u64) -> Option<u64> {
+    fn read_window(&mut self, address: u64) -> Option<u64> {
         let offset = address.wrapping_sub(self.window_start);
         if !offset.is_multiple_of(8) || offset.checked_add(8)? > self.window_len {
             if self.copies == 0 {
@@ -96,6 +106,6 @@ impl Memory for Stack<'_> {
             // argument. The stack may be written by nobody else while its thread is here, in the handler.
             return Some(unsafe { (address as *const u64).read_volatile() });
         }
-        self.from_window(address)
+        self.read_window(address)
     }
 }

@@ -18,7 +18,10 @@ struct TimeSpec {
 
 impl TimeSpec {
     fn from_nanos(nanos: u64) -> Self {
-        Self { seconds: (nanos / 1_000_000_000).cast_signed(), nanoseconds: (nanos % 1_000_000_000).cast_signed() }
+        Self {
+            seconds: (nanos / 1_000_000_000).cast_signed(),
+            nanoseconds: (nanos % 1_000_000_000).cast_signed(),
+        }
     }
 }
 
@@ -32,7 +35,11 @@ fn address_mut<T>(value: &mut T) -> usize {
 
 /// The error number of a failed call, or `Ok` of its result.
 fn check(result: isize) -> Result<usize, i32> {
-    if result < 0 { Err(-(result as i32)) } else { Ok(result.unsigned_abs()) }
+    if result < 0 {
+        Err(-(result as i32))
+    } else {
+        Ok(result.unsigned_abs())
+    }
 }
 
 /// This thread's id.
@@ -73,9 +80,19 @@ pub const OWN_PROCESS_CLOCK: i32 = 2;
 pub fn clock(id: i32) -> Option<u64> {
     let mut time = TimeSpec::default();
     // SAFETY: the kernel writes a `timespec` into `time`.
-    let result = unsafe { syscall4(number::CLOCK_GETTIME, [id as usize, address_mut(&mut time), 0, 0]) };
+    let result = unsafe {
+        syscall4(
+            number::CLOCK_GETTIME,
+            [id as usize, address_mut(&mut time), 0, 0],
+        )
+    };
     check(result).ok()?;
-    Some(time.seconds.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.nanoseconds.cast_unsigned()))
+    Some(
+        time.seconds
+            .cast_unsigned()
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(time.nanoseconds.cast_unsigned()),
+    )
 }
 
 /// `struct sigevent`, with `SIGEV_THREAD_ID`.
@@ -96,9 +113,20 @@ struct SignalEvent {
 /// where the thread has ended.
 pub fn timer_create(tid: u32, signal: u32, value: u64) -> Result<i32, i32> {
     const SIGEV_THREAD_ID: u32 = 4;
-    let event = SignalEvent { value, signal, notify: SIGEV_THREAD_ID, tid, reserved: [0; 11] };
+    let event = SignalEvent {
+        value,
+        signal,
+        notify: SIGEV_THREAD_ID,
+        tid,
+        reserved: [0; 11],
+    };
     let mut timer: i32 = 0;
-    let arguments = [thread_clock(tid) as usize, address(&event), address_mut(&mut timer), 0];
+    let arguments = [
+        thread_clock(tid) as usize,
+        address(&event),
+        address_mut(&mut timer),
+        0,
+    ];
     // SAFETY: the kernel reads a `sigevent` from `event` and writes an `int` into `timer`.
     let result = unsafe { syscall4(number::TIMER_CREATE, arguments) };
     check(result).map(|_| timer)
@@ -112,7 +140,12 @@ pub fn timer_create(tid: u32, signal: u32, value: u64) -> Result<i32, i32> {
 pub fn timer_settime(timer: i32, first: u64, interval: u64) -> Result<(), i32> {
     let times = [TimeSpec::from_nanos(interval), TimeSpec::from_nanos(first)];
     // SAFETY: the kernel reads an `itimerspec` (interval, value) from `times`.
-    let result = unsafe { syscall4(number::TIMER_SETTIME, [timer as usize, 0, address(&times), 0]) };
+    let result = unsafe {
+        syscall4(
+            number::TIMER_SETTIME,
+            [timer as usize, 0, address(&times), 0],
+        )
+    };
     check(result).map(|_| ())
 }
 
@@ -130,8 +163,15 @@ pub fn timer_delete(timer: i32) {
 pub fn setitimer_prof(interval: u64) -> Result<(), i32> {
     const ITIMER_PROF: usize = 2;
     // A `timeval` counts microseconds; below one it would disarm the timer.
-    let micros = if interval == 0 { 0 } else { (interval / 1000).max(1) };
-    let half = TimeSpec { seconds: (micros / 1_000_000).cast_signed(), nanoseconds: (micros % 1_000_000).cast_signed() };
+    let micros = if interval == 0 {
+        0
+    } else {
+        (interval / 1000).max(1)
+    };
+    let half = TimeSpec {
+        seconds: (micros / 1_000_000).cast_signed(),
+        nanoseconds: (micros % 1_000_000).cast_signed(),
+    };
     let times = [half, half];
     // SAFETY: the kernel reads an `itimerval` (two pairs of words) from `times`.
     let result = unsafe { syscall4(number::SETITIMER, [ITIMER_PROF, address(&times), 0, 0]) };
@@ -153,7 +193,14 @@ pub fn futex_wake(word: &AtomicU32) {
 pub unsafe fn copy_memory(destination: *mut u8, source: u64, len: usize) -> usize {
     let local = [destination as usize, len];
     let remote = [source as usize, len];
-    let arguments = [getpid() as usize, address(&local), 1, address(&remote), 1, 0];
+    let arguments = [
+        getpid() as usize,
+        address(&local),
+        1,
+        address(&remote),
+        1,
+        0,
+    ];
     // SAFETY: the kernel reads two `iovec`s and writes at most `len` bytes to `destination`, which the caller owns; a
     // `source` that is not readable ends the copy, not the process.
     let result = unsafe { syscall6(number::PROCESS_VM_READV, arguments) };
@@ -188,7 +235,12 @@ pub unsafe fn sigaction(signal: u32, action: Option<&SignalAction>) -> Result<Si
     let new = action.map_or(0, address);
     // SAFETY: the kernel reads a `sigaction` from `new` where not null and writes one into `old`; the caller answers
     // for the handler.
-    let result = unsafe { syscall4(number::RT_SIGACTION, [signal as usize, new, address_mut(&mut old), 8]) };
+    let result = unsafe {
+        syscall4(
+            number::RT_SIGACTION,
+            [signal as usize, new, address_mut(&mut old), 8],
+        )
+    };
     check(result).map(|_| old)
 }
 
@@ -218,14 +270,24 @@ pub enum Mask {
 pub fn sigprocmask(how: Mask, mask: u64) -> u64 {
     let mut old = 0_u64;
     // SAFETY: the kernel reads eight bytes from `mask` and writes eight into `old`.
-    let _ = unsafe { syscall4(number::RT_SIGPROCMASK, [how as usize, address(&mask), address_mut(&mut old), 8]) };
+    let _ = unsafe {
+        syscall4(
+            number::RT_SIGPROCMASK,
+            [how as usize, address(&mask), address_mut(&mut old), 8],
+        )
+    };
     old
 }
 
 /// Sends a signal to a thread of this process.
 pub fn tgkill(pid: u32, tid: u32, signal: u32) {
     // SAFETY: takes no pointers.
-    let _ = unsafe { syscall4(number::TGKILL, [pid as usize, tid as usize, signal as usize, 0]) };
+    let _ = unsafe {
+        syscall4(
+            number::TGKILL,
+            [pid as usize, tid as usize, signal as usize, 0],
+        )
+    };
 }
 
 /// This thread's name, NUL-padded.
@@ -246,7 +308,12 @@ pub fn thread_pointer() -> u64 {
     const ARCH_GET_FS: usize = 0x1003;
     let mut base = 0_u64;
     // SAFETY: the kernel writes eight bytes into `base`.
-    let _ = unsafe { syscall4(number::ARCH_PRCTL, [ARCH_GET_FS, address_mut(&mut base), 0, 0]) };
+    let _ = unsafe {
+        syscall4(
+            number::ARCH_PRCTL,
+            [ARCH_GET_FS, address_mut(&mut base), 0, 0],
+        )
+    };
     base
 }
 
@@ -260,7 +327,9 @@ pub unsafe fn read_file(path: &[u8], buffer: *mut u8, len: usize) -> usize {
     debug_assert!(path.last() == Some(&0));
     // SAFETY: the path is NUL-terminated.
     let opened = unsafe { syscall4(number::OPEN, [path.as_ptr() as usize, O_CLOEXEC, 0, 0]) };
-    let Ok(descriptor) = check(opened) else { return 0 };
+    let Ok(descriptor) = check(opened) else {
+        return 0;
+    };
     let mut filled = 0;
     while filled < len {
         let rest = [descriptor, buffer as usize + filled, len - filled, 0];

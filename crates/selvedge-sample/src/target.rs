@@ -11,7 +11,8 @@
 
 use crate::record::{Head, Kind};
 use crate::region::{
-    Engine, FIRST_RAW_BUDGET, MAPS_BYTES, PROCESSES, Process, Region, THREADS, Thread, key, order, process_state, session,
+    Engine, FIRST_RAW_BUDGET, MAPS_BYTES, PROCESSES, Process, Region, THREADS, Thread, key, order,
+    process_state, session,
 };
 use crate::ring;
 use crate::system::{self, SignalAction};
@@ -51,7 +52,11 @@ pub fn session() -> Option<Session> {
     let region: &'static Region = unsafe { &*region };
     // Acquire: pairs with `attach`.
     let process_index = PROCESS.load(Ordering::Acquire).checked_sub(1)?;
-    Some(Session { region, process_index, process: region.process(process_index)? })
+    Some(Session {
+        region,
+        process_index,
+        process: region.process(process_index)?,
+    })
 }
 
 /// Attaches this process: claims a process record and notes its mappings, so that its code can be named even if it ends
@@ -64,19 +69,33 @@ pub fn attach(region: &'static Region) -> Option<Session> {
         region.process(index).is_some_and(|process| {
             let free = process_state::FREE;
             // Acquire: pairs with the reader's release of the record. Its fields are the claimer's from here on.
-            process.state.compare_exchange(free, process_state::CLAIMED, Ordering::Acquire, Ordering::Relaxed).is_ok()
+            process
+                .state
+                .compare_exchange(
+                    free,
+                    process_state::CLAIMED,
+                    Ordering::Acquire,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
         })
     }) else {
         header.processes_refused.fetch_add(1, Ordering::Relaxed);
         return None;
     };
-    header.processes_used.fetch_max(index + 1, Ordering::Relaxed);
+    header
+        .processes_used
+        .fetch_max(index + 1, Ordering::Relaxed);
     let process = region.process(index)?;
     // Relaxed: published by the store of `state` below.
     process.pid.store(system::getpid(), Ordering::Relaxed);
-    process.engine.store(header.engine.load(Ordering::Relaxed), Ordering::Relaxed);
+    process
+        .engine
+        .store(header.engine.load(Ordering::Relaxed), Ordering::Relaxed);
     process.engine_error.store(0, Ordering::Relaxed);
-    process.raw_budget.store(FIRST_RAW_BUDGET, Ordering::Relaxed);
+    process
+        .raw_budget
+        .store(FIRST_RAW_BUDGET, Ordering::Relaxed);
     for zeroed in [
         &process.unknown_code,
         &process.maps_len,
@@ -87,14 +106,23 @@ pub fn attach(region: &'static Region) -> Option<Session> {
     ] {
         zeroed.store(0, Ordering::Relaxed);
     }
-    for zeroed in [&process.map, &process.cpu_end, &process.delivered, &process.blocked, &process.unsampled] {
+    for zeroed in [
+        &process.map,
+        &process.cpu_end,
+        &process.delivered,
+        &process.blocked,
+        &process.unsampled,
+    ] {
         zeroed.store(0, Ordering::Relaxed);
     }
     for tally in process.lost.iter().chain([&process.recorded]) {
         tally.count.store(0, Ordering::Relaxed);
         tally.weight.store(0, Ordering::Relaxed);
     }
-    process.cpu_start.store(system::clock(system::OWN_PROCESS_CLOCK).unwrap_or(0), Ordering::Relaxed);
+    process.cpu_start.store(
+        system::clock(system::OWN_PROCESS_CLOCK).unwrap_or(0),
+        Ordering::Relaxed,
+    );
     note_mappings(region, index);
     // Release: pairs with the reader's Acquire; all fields above are set.
     process.state.store(process_state::LIVE, Ordering::Release);
@@ -111,7 +139,10 @@ pub fn forget() {
 
 /// Copies `/proc/self/maps` for the reader, who may come too late to read it.
 pub fn note_mappings(region: &Region, process_index: u32) {
-    let (Some(process), Some(text)) = (region.process(process_index), region.maps.get(process_index as usize)) else {
+    let (Some(process), Some(text)) = (
+        region.process(process_index),
+        region.maps.get(process_index as usize),
+    ) else {
         return;
     };
     process.maps_len.store(0, Ordering::Release);
@@ -139,7 +170,11 @@ fn places(tid: u32) -> impl Iterator<Item = u32> {
 pub fn find_thread(region: &Region, process: u32, tid: u32) -> Option<u32> {
     let wanted = key(process, tid);
     // Acquire: pairs with the claim's Release in `start_thread` when another thread claimed for us.
-    places(tid).find(|&index| region.thread(index).is_some_and(|thread| thread.key.load(Ordering::Acquire) == wanted))
+    places(tid).find(|&index| {
+        region
+            .thread(index)
+            .is_some_and(|thread| thread.key.load(Ordering::Acquire) == wanted)
+    })
 }
 
 /// Claims a record for a thread of this process and arms its timer. Gives back the record's index; `None` where there is
@@ -150,7 +185,11 @@ pub fn find_thread(region: &Region, process: u32, tid: u32) -> Option<u32> {
 /// claims at the same instant can still take two places; the later one sees the earlier when it looks again, and gives
 /// its own back before it arms anything.
 pub fn start_thread(session: Session, tid: u32, base: Base) -> Option<u32> {
-    let Session { region, process_index, process } = session;
+    let Session {
+        region,
+        process_index,
+        process,
+    } = session;
     if let Some(index) = find_thread(region, process_index, tid) {
         return Some(index);
     }
@@ -162,14 +201,21 @@ pub fn start_thread(session: Session, tid: u32, base: Base) -> Option<u32> {
             }
             region.note_thread_used(index);
             // SeqCst: two claimers of the same thread each publish first and look afterwards; at least one sees the other.
-            thread.key.compare_exchange(0, wanted, Ordering::SeqCst, Ordering::Relaxed).is_ok()
+            thread
+                .key
+                .compare_exchange(0, wanted, Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
         })
     }) else {
         process.threads_refused.fetch_add(1, Ordering::Relaxed);
         return None;
     };
     let thread = region.thread(index)?;
-    let first = places(tid).find(|&at| region.thread(at).is_some_and(|t| t.key.load(Ordering::SeqCst) == wanted));
+    let first = places(tid).find(|&at| {
+        region
+            .thread(at)
+            .is_some_and(|t| t.key.load(Ordering::SeqCst) == wanted)
+    });
     if first != Some(index) {
         thread.key.store(0, Ordering::SeqCst);
         return first;
@@ -179,7 +225,11 @@ pub fn start_thread(session: Session, tid: u32, base: Base) -> Option<u32> {
     thread.order.store(order::NONE, Ordering::Relaxed);
     thread.samples.store(0, Ordering::Relaxed);
     let own = tid == system::gettid();
-    let (sp, pointer) = if own { (selvedge_arch::stack_pointer(), system::thread_pointer()) } else { (0, 0) };
+    let (sp, pointer) = if own {
+        (selvedge_arch::stack_pointer(), system::thread_pointer())
+    } else {
+        (0, 0)
+    };
     thread.stack_hint.store(sp, Ordering::Relaxed);
     thread.thread_pointer.store(pointer, Ordering::Relaxed);
     let accounted = match base {
@@ -201,12 +251,16 @@ fn cookie(region: &Region, index: u32) -> u64 {
 #[must_use]
 pub fn open_cookie(region: &Region, value: u64) -> Option<u32> {
     let index = value ^ region.header.nonce.load(Ordering::Relaxed);
-    u32::try_from(index).ok().filter(|&index| (index as usize) < THREADS)
+    u32::try_from(index)
+        .ok()
+        .filter(|&index| (index as usize) < THREADS)
 }
 
 /// Makes signals come to a thread. Where the kernel refuses a timer, the process goes over to `ITIMER_PROF`.
 fn arm(session: Session, index: u32, thread: &Thread, tid: u32) {
-    let Session { region, process, .. } = session;
+    let Session {
+        region, process, ..
+    } = session;
     let header = &region.header;
     let period = header.period.load(Ordering::Relaxed);
     match Engine::from_code(process.engine.load(Ordering::Relaxed)) {
@@ -214,11 +268,16 @@ fn arm(session: Session, index: u32, thread: &Thread, tid: u32) {
             // A first expiry anywhere in the first period: threads that live shorter than one are then sampled in
             // proportion, and threads that start together are not sampled together.
             let first = 1 + scramble(selvedge_arch::entropy() ^ u64::from(tid)) % period.max(1);
-            let armed = system::timer_create(tid, header.signal.load(Ordering::Relaxed), cookie(region, index))
-                .and_then(|timer| {
-                    thread.timer.store(timer, Ordering::Relaxed);
-                    system::timer_settime(timer, first, period).inspect_err(|_| system::timer_delete(timer))
-                });
+            let armed = system::timer_create(
+                tid,
+                header.signal.load(Ordering::Relaxed),
+                cookie(region, index),
+            )
+            .and_then(|timer| {
+                thread.timer.store(timer, Ordering::Relaxed);
+                system::timer_settime(timer, first, period)
+                    .inspect_err(|_| system::timer_delete(timer))
+            });
             match armed {
                 Ok(()) => thread.armed.store(1, Ordering::Release),
                 // The thread has ended meanwhile: nothing to arm.
@@ -240,7 +299,10 @@ const EINVAL: i32 = 22;
 fn fall_back(session: Session, error: i32, period: u64) {
     session.process.engine_error.store(error, Ordering::Relaxed);
     if system::setitimer_prof(period).is_ok() {
-        session.process.engine.store(Engine::Itimer as u32, Ordering::Relaxed);
+        session
+            .process
+            .engine
+            .store(Engine::Itimer as u32, Ordering::Relaxed);
     }
     session.region.ring_doorbell();
 }
@@ -264,17 +326,29 @@ pub fn disarm(thread: &Thread) {
 /// The signal is blocked meanwhile, so that the handler does not see a record that is going away; a signal that arrives
 /// later finds no record and is counted as late.
 pub fn end_this_thread(session: Session) {
-    let Session { region, process_index, process } = session;
+    let Session {
+        region,
+        process_index,
+        process,
+    } = session;
     let tid = system::gettid();
-    let Some(index) = find_thread(region, process_index, tid) else { return };
-    let Some(thread) = region.thread(index) else { return };
+    let Some(index) = find_thread(region, process_index, tid) else {
+        return;
+    };
+    let Some(thread) = region.thread(index) else {
+        return;
+    };
     let bit = 1_u64 << region.header.signal.load(Ordering::Relaxed).wrapping_sub(1);
     let before = system::sigprocmask(system::Mask::Block, bit);
     disarm(thread);
     let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
     let rest = now.saturating_sub(thread.accounted.swap(now, Ordering::Relaxed));
     if region.header.state.load(Ordering::Relaxed) == session::RECORDING {
-        let left_over = if before & bit == 0 { &process.unsampled } else { &process.blocked };
+        let left_over = if before & bit == 0 {
+            &process.unsampled
+        } else {
+            &process.blocked
+        };
         left_over.fetch_add(rest, Ordering::Relaxed);
     }
     if thread.samples.load(Ordering::Relaxed) > 0 {
@@ -286,11 +360,22 @@ pub fn end_this_thread(session: Session) {
 }
 
 fn write_name(session: Session, index: u32, tid: u32) {
-    let Some(mut place) = ring::reserve(session.region, index, 4) else { return };
+    let Some(mut place) = ring::reserve(session.region, index, 4) else {
+        return;
+    };
     let [first, second] = system::thread_name();
-    let head = Head { len: 4, kind: Kind::Name, end: 0 };
+    let head = Head {
+        len: 4,
+        kind: Kind::Name,
+        end: 0,
+    };
     if let [a, b, c, d] = place.words() {
-        (*a, *b, *c, *d) = (head.to_word(), key(session.process_index, tid), first, second);
+        (*a, *b, *c, *d) = (
+            head.to_word(),
+            key(session.process_index, tid),
+            first,
+            second,
+        );
     }
     place.publish(4);
 }
@@ -303,7 +388,15 @@ pub fn obey(session: Session) {
     for thread in &session.region.threads {
         let owner = thread.key.load(Ordering::Acquire) >> 32;
         if owner == u64::from(session.process_index) + 1
-            && thread.order.compare_exchange(order::BURY, order::NONE, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+            && thread
+                .order
+                .compare_exchange(
+                    order::BURY,
+                    order::NONE,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
         {
             disarm(thread);
             thread.key.store(0, Ordering::SeqCst);
@@ -321,7 +414,10 @@ pub fn leave(session: Session) {
     if session.process.recorded.count.load(Ordering::Relaxed) > 0 {
         note_mappings(session.region, session.process_index);
     }
-    session.process.cpu_end.store(system::clock(system::OWN_PROCESS_CLOCK).unwrap_or(0), Ordering::Relaxed);
+    session.process.cpu_end.store(
+        system::clock(system::OWN_PROCESS_CLOCK).unwrap_or(0),
+        Ordering::Relaxed,
+    );
 }
 
 /// An `exec` after [`leave`] has failed: goes on.
@@ -367,12 +463,18 @@ pub fn set_program_action(handler: usize, mask: u64) {
     PROGRAM_MASK.store(mask, Ordering::Relaxed);
     PROGRAM_HANDLER.store(handler as u64, Ordering::Release);
     if let Some(session) = session() {
-        session.process.signal_shared.store(u32::from(handler > 1), Ordering::Relaxed);
+        session
+            .process
+            .signal_shared
+            .store(u32::from(handler > 1), Ordering::Relaxed);
     }
 }
 
 /// The program's own handler and mask.
 #[must_use]
 pub fn program_action() -> (usize, u64) {
-    (PROGRAM_HANDLER.load(Ordering::Acquire) as usize, PROGRAM_MASK.load(Ordering::Relaxed))
+    (
+        PROGRAM_HANDLER.load(Ordering::Acquire) as usize,
+        PROGRAM_MASK.load(Ordering::Relaxed),
+    )
 }

@@ -30,9 +30,15 @@ pub fn is_late(elapsed: u64, expected: u64) -> bool {
 #[must_use]
 pub fn split(elapsed: u64, expected: u64, was_blocked: bool) -> Split {
     if was_blocked && is_late(elapsed, expected) {
-        Split { sample: expected, blocked: elapsed.wrapping_sub(expected) }
+        Split {
+            sample: expected,
+            blocked: elapsed.wrapping_sub(expected),
+        }
     } else {
-        Split { sample: elapsed, blocked: 0 }
+        Split {
+            sample: elapsed,
+            blocked: 0,
+        }
     }
 }
 
@@ -42,12 +48,24 @@ mod tests {
 
     #[test]
     fn weight_of_a_thread_that_never_blocked_is_all_the_samples() {
-        assert_eq!(split(50_000_000, 4_000_000, false), Split { sample: 50_000_000, blocked: 0 });
+        assert_eq!(
+            split(50_000_000, 4_000_000, false),
+            Split {
+                sample: 50_000_000,
+                blocked: 0
+            }
+        );
     }
 
     #[test]
     fn time_spent_blocked_is_not_charged_to_the_code_that_unblocked() {
-        assert_eq!(split(1_000_000_000, 4_000_000, true), Split { sample: 4_000_000, blocked: 996_000_000 });
+        assert_eq!(
+            split(1_000_000_000, 4_000_000, true),
+            Split {
+                sample: 4_000_000,
+                blocked: 996_000_000
+            }
+        );
     }
 
     #[test]

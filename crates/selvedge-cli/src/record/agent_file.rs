@@ -34,18 +34,34 @@ pub(crate) fn install() -> Result<AgentFile> {
     let name = format!("selvedge-agent-{:016x}.so", digest(AGENT));
     let found = folders().into_iter().find_map(|folder| {
         let path = folder.join(&name);
-        let plain = path.as_os_str().as_bytes().iter().all(|byte| !b": ;\n".contains(byte));
+        let plain = path
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .all(|byte| !b": ;\n".contains(byte));
         (plain && place(&folder, &path).is_ok()).then_some(path)
     });
     match found {
-        Some(path) => Ok(AgentFile { path, _memory: None }),
-        None => in_memory().map_err(|e| Failure::system("store the agent (set TMPDIR to a folder that can be written)", e)),
+        Some(path) => Ok(AgentFile {
+            path,
+            _memory: None,
+        }),
+        None => in_memory().map_err(|e| {
+            Failure::system(
+                "store the agent (set TMPDIR to a folder that can be written)",
+                e,
+            )
+        }),
     }
 }
 
 /// Folders to try, the most durable first.
 fn folders() -> Vec<PathBuf> {
-    let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let mut folders = Vec::new();
     if user() == 0 {
         folders.push(PathBuf::from("/var/cache/selvedge"));
@@ -66,7 +82,10 @@ fn user() -> u32 {
 
 fn place(folder: &Path, path: &Path) -> io::Result<()> {
     if !folder.is_dir() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)?;
     }
     let owner = fs::symlink_metadata(folder)?;
     // In a folder like /tmp somebody else could have made it first, and put another agent there.
@@ -83,7 +102,10 @@ fn place(folder: &Path, path: &Path) -> io::Result<()> {
         .create_new(true)
         .mode(0o755)
         .open(&unfinished)
-        .and_then(|mut file| file.write_all(AGENT).and_then(|()| file.set_permissions(Permissions::from_mode(0o755))))
+        .and_then(|mut file| {
+            file.write_all(AGENT)
+                .and_then(|()| file.set_permissions(Permissions::from_mode(0o755)))
+        })
         .and_then(|()| fs::rename(&unfinished, path));
     if written.is_err() {
         let _ = fs::remove_file(&unfinished);
@@ -112,10 +134,15 @@ fn in_memory() -> io::Result<AgentFile> {
     let mut file = unsafe { File::from_raw_fd(descriptor) };
     file.write_all(AGENT)?;
     let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()).into();
-    Ok(AgentFile { path, _memory: Some(file) })
+    Ok(AgentFile {
+        path,
+        _memory: Some(file),
+    })
 }
 
 /// FNV-1a, 64 bits: tells versions of the agent apart; the contents are compared as well.
 fn digest(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

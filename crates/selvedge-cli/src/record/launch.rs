@@ -17,15 +17,24 @@ pub(crate) struct Launch {
 impl Launch {
     /// Finds the program and checks it.
     pub(crate) fn prepare(command: &[OsString]) -> Result<Self> {
-        let (program, _) = command.split_first().ok_or_else(|| Failure::usage("name a program to record"))?;
-        let name = Path::new(program).file_name().unwrap_or(program).to_string_lossy().into_owned();
+        let (program, _) = command
+            .split_first()
+            .ok_or_else(|| Failure::usage("name a program to record"))?;
+        let name = Path::new(program)
+            .file_name()
+            .unwrap_or(program)
+            .to_string_lossy()
+            .into_owned();
         let path = program::find(program).ok_or_else(|| Failure::not_found(&name))?;
         match program::obstacle(&path) {
             None => {}
             Some(Obstacle::NotExecutable) => return Err(Failure::not_executable(&name)),
             Some(obstacle) => return Err(Failure::cannot_load(&path, &obstacle)),
         }
-        Ok(Self { arguments: command.to_vec(), name })
+        Ok(Self {
+            arguments: command.to_vec(),
+            name,
+        })
     }
 
     /// Starts it with the agent at `agent`, recording into `session`. Gives back its process id.
@@ -35,7 +44,10 @@ impl Launch {
             preload.push(":");
             preload.push(before);
         }
-        let (program, rest) = self.arguments.split_first().ok_or_else(|| Failure::usage("name a program to record"))?;
+        let (program, rest) = self
+            .arguments
+            .split_first()
+            .ok_or_else(|| Failure::usage("name a program to record"))?;
         let child = Command::new(program)
             .args(rest)
             .env("LD_PRELOAD", preload)
@@ -51,7 +63,10 @@ impl Launch {
 
     /// Why no process may have attached.
     pub(crate) fn why_not(&self) -> String {
-        let program = self.arguments.first().map_or(OsStr::new(""), OsString::as_os_str);
+        let program = self
+            .arguments
+            .first()
+            .map_or(OsStr::new(""), OsString::as_os_str);
         let found: Option<PathBuf> = program::find(program);
         match found.and_then(|path| program::obstacle(&path)) {
             Some(obstacle) => obstacle.to_string(),

@@ -27,7 +27,10 @@ impl Output {
             None => default_name(program),
         };
         if path.is_dir() {
-            return Err(Failure::usage(&format!("cannot write to {}: it is a folder; name a file", path.display())));
+            return Err(Failure::usage(&format!(
+                "cannot write to {}: it is a folder; name a file",
+                path.display()
+            )));
         }
         if path.metadata().is_ok_and(|facts| !facts.is_file()) {
             return Ok(Self::Special(path));
@@ -42,10 +45,12 @@ impl Output {
     /// Writes the profile.
     pub(crate) fn write(&self, profile: &Profile) -> Result<()> {
         match self {
-            Self::Standard => profile.write(&mut std::io::stdout().lock()).map_err(|e| Failure::unwritable(Path::new("-"), e)),
-            Self::Special(path) => {
-                File::create(path).and_then(|mut file| profile.write(&mut file)).map_err(|e| Failure::unwritable(path, e))
-            }
+            Self::Standard => profile
+                .write(&mut std::io::stdout().lock())
+                .map_err(|e| Failure::unwritable(Path::new("-"), e)),
+            Self::Special(path) => File::create(path)
+                .and_then(|mut file| profile.write(&mut file))
+                .map_err(|e| Failure::unwritable(path, e)),
             Self::File(path) => {
                 let unfinished = unfinished(path);
                 let written = File::create(&unfinished)
@@ -65,7 +70,8 @@ impl Output {
 
     /// For messages.
     pub(crate) fn name(&self) -> String {
-        self.path().map_or("standard output".into(), |path| path.display().to_string())
+        self.path()
+            .map_or("standard output".into(), |path| path.display().to_string())
     }
 
     /// The file, where it is one.
@@ -85,8 +91,20 @@ fn unfinished(path: &Path) -> PathBuf {
 
 /// `selvedge-NAME-YYYYMMDD-HHMMSS.pb.gz`, in UTC.
 fn default_name(program: &str) -> PathBuf {
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let program: String = program.chars().map(|c| if c.is_alphanumeric() || "._+-".contains(c) { c } else { '_' }).collect();
+    let seconds = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let program: String = program
+        .chars()
+        .map(|c| {
+            if c.is_alphanumeric() || "._+-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
+        .collect();
     format!("selvedge-{program}-{}.pb.gz", timestamp(seconds)).into()
 }
 
@@ -95,13 +113,23 @@ fn timestamp(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}-{:02}{:02}{:02}", rest / 3600, rest / 60 % 60, rest % 60)
+    format!(
+        "{year:04}{month:02}{day:02}-{:02}{:02}{:02}",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
 }
 
 #[cfg(test)]

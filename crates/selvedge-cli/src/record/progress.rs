@@ -16,12 +16,20 @@ pub(crate) struct Progress {
 impl Progress {
     pub(crate) fn new(quiet: bool) -> Self {
         let enabled = !quiet && std::io::stderr().is_terminal();
-        Self { enabled, started: Instant::now(), shown: Cell::new(false) }
+        Self {
+            enabled,
+            started: Instant::now(),
+            shown: Cell::new(false),
+        }
     }
 
     /// How long to wait between two looks.
     pub(crate) fn pause(&self) -> Duration {
-        if self.enabled { Duration::from_millis(500) } else { Duration::from_secs(3600) }
+        if self.enabled {
+            Duration::from_millis(500)
+        } else {
+            Duration::from_secs(3600)
+        }
     }
 
     /// Shows the line anew.
@@ -31,7 +39,10 @@ impl Progress {
             return;
         }
         self.shown.set(true);
-        eprint!("\r\x1b[Kselvedge: recording, {elapsed:.0} s, {} samples (Ctrl-C to stop)", running.samples());
+        eprint!(
+            "\r\x1b[Kselvedge: recording, {elapsed:.0} s, {} samples (Ctrl-C to stop)",
+            running.samples()
+        );
         let _ = std::io::stderr().flush();
     }
 

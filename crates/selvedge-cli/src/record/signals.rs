@@ -35,36 +35,53 @@ pub(crate) struct Signals {
 }
 
 /// Signals that are handed on to CMD.
-const FORWARDED: [i32; 6] =
-    [libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGALRM, libc::SIGCONT];
+const FORWARDED: [i32; 6] = [
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGALRM,
+    libc::SIGCONT,
+];
 
 impl Signals {
     pub(crate) fn block() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: fills the set.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
-        for signal in FORWARDED.into_iter().chain([libc::SIGCHLD, libc::SIGINT, libc::SIGUSR2]) {
+        for signal in FORWARDED
+            .into_iter()
+            .chain([libc::SIGCHLD, libc::SIGINT, libc::SIGUSR2])
+        {
             // SAFETY: the set is filled; the signal is a valid one.
             unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
         }
         // SAFETY: reads the set, which is filled.
-        let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+        let blocked =
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
         if blocked != 0 {
             return Err(io::Error::from_raw_os_error(blocked));
         }
         // SAFETY: reads the set, which is filled.
-        let descriptor = unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        let descriptor =
+            unsafe { libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: just opened, owned by nothing else.
-        Ok(Self { descriptor: unsafe { OwnedFd::from_raw_fd(descriptor) } })
+        Ok(Self {
+            descriptor: unsafe { OwnedFd::from_raw_fd(descriptor) },
+        })
     }
 
     /// The next event, waiting for it at most `pause`.
     pub(crate) fn next(&self, pause: Duration) -> io::Result<Event> {
         let millis = i32::try_from(pause.as_millis().max(1)).unwrap_or(i32::MAX);
-        let mut poll = libc::pollfd { fd: self.descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut poll = libc::pollfd {
+            fd: self.descriptor.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         // SAFETY: one structure.
         if unsafe { libc::poll(&raw mut poll, 1, millis) } <= 0 {
             return Ok(Event::Nothing);
@@ -72,7 +89,8 @@ impl Signals {
         let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
         let size = size_of::<libc::signalfd_siginfo>();
         // SAFETY: the kernel writes at most `size` bytes.
-        let read = unsafe { libc::read(self.descriptor.as_raw_fd(), info.as_mut_ptr().cast(), size) };
+        let read =
+            unsafe { libc::read(self.descriptor.as_raw_fd(), info.as_mut_ptr().cast(), size) };
         if read.unsigned_abs() != size {
             return Ok(Event::Nothing);
         }
@@ -82,7 +100,9 @@ impl Signals {
             libc::SIGCHLD => Event::Child,
             libc::SIGUSR2 => Event::Snapshot,
             // The terminal's signals come from the kernel.
-            libc::SIGINT => Event::Interrupt { from_terminal: info.ssi_code == libc::SI_KERNEL },
+            libc::SIGINT => Event::Interrupt {
+                from_terminal: info.ssi_code == libc::SI_KERNEL,
+            },
             libc::SIGQUIT if info.ssi_code == libc::SI_KERNEL => Event::Nothing,
             signal => Event::Forward(signal),
         })
@@ -104,7 +124,11 @@ pub(crate) fn ended_child() -> io::Result<Option<EndedChild>> {
     // SAFETY: the kernel fills the structure.
     if unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) } != 0 {
         let error = io::Error::last_os_error();
-        return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
+        return if error.raw_os_error() == Some(libc::ECHILD) {
+            Ok(None)
+        } else {
+            Err(error)
+        };
     }
     // SAFETY: zeroed before, filled by the kernel.
     let info = unsafe { info.assume_init() };
@@ -116,7 +140,11 @@ pub(crate) fn ended_child() -> io::Result<Option<EndedChild>> {
     // SAFETY: set by `waitid`.
     let status = unsafe { info.si_status() };
     let signal = (info.si_code != libc::CLD_EXITED).then_some(status);
-    Ok(Some(EndedChild { pid, status, signal }))
+    Ok(Some(EndedChild {
+        pid,
+        status,
+        signal,
+    }))
 }
 
 /// Lets an ended child go.
