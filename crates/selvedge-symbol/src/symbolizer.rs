@@ -36,7 +36,8 @@ pub struct Symbol {
     pub name: String,
     /// The name as the linker knows it; the plain name where no other is recorded.
     pub system_name: String,
-    /// The source file, as the compiler recorded it, made absolute with its working directory.
+    /// The source file, as the compiler recorded it: absolute, or relative where the recorded working directory is (as in
+    /// the debug files of some distributions).
     pub file: Option<String>,
     /// The source line, counted from 1; 0 if unknown. For all but the innermost function, the line of the inlined call.
     pub line: u32,
