@@ -107,7 +107,7 @@ pub(crate) struct Top {
     #[arg(long)]
     pub(crate) cum: bool,
     /// Rows to show at most; 0 for all
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 80)]
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     pub(crate) nodecount: usize,
     /// Hide functions below this share of the total
     #[arg(long, value_name = "F", default_value_t = 0.005)]
