@@ -179,7 +179,7 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
         region.header.period.load(Ordering::Relaxed),
         region.header.tick.load(Ordering::Relaxed),
     );
-    let blocked = weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip);
+    let blocked = weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip, elapsed);
     let parts = weight::split(elapsed, expected, blocked);
     process.blocked.fetch_add(parts.blocked, Ordering::Relaxed);
 
@@ -315,9 +315,11 @@ fn current_map(region: &Region, offset: u64) -> Option<ModuleMap<'_>> {
 
 /// Whether the thread had the signal blocked until just now. Only asked when much time has passed.
 ///
-/// A signal that waited is delivered on the way back from the system call that unblocked it (`rt_sigprocmask`, or
-/// `rt_sigreturn`, behind which any instruction can stand). Behind any other system call, the time was spent in it.
-fn was_blocked(interrupted: &Interrupted, ip: u64) -> bool {
+/// A signal that waited is delivered on the way back from the system call that unblocked it. Behind `rt_sigprocmask` that
+/// is certain; behind any other system call, the time was spent in it. Behind `rt_sigreturn` (the end of a handler that
+/// blocked the signal) any instruction can stand, but so it can where a busy host took the processor away for some ticks:
+/// there, only what is longer than any such pause is taken for blocked.
+fn was_blocked(interrupted: &Interrupted, ip: u64, elapsed: u64) -> bool {
     let mut before = [0_u8; 7];
     // SAFETY: copies into a local; code that cannot be read (execute-only) leaves it zero.
     let copied =
@@ -325,8 +327,11 @@ fn was_blocked(interrupted: &Interrupted, ip: u64) -> bool {
     if copied < before.len() {
         return false;
     }
+    if interrupted.left_sigprocmask(before) {
+        return true;
+    }
     let [.., s0, s1] = before;
-    (s0, s1) != (0x0f, 0x05) || interrupted.left_sigprocmask(before)
+    (s0, s1) != (0x0f, 0x05) && elapsed > weight::LONGEST_PAUSE
 }
 
 /// Does with a signal that is not ours what the program asked for.
