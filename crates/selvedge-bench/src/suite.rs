@@ -1,0 +1,45 @@
+//! The suites.
+
+mod overhead;
+mod startup;
+mod weight;
+
+use crate::figure::Figures;
+use clap::ValueEnum;
+use std::path::PathBuf;
+
+/// A suite, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// How much slower a profiled program is
+    Overhead,
+    /// How much of the CPU time is in the profile
+    Weight,
+    /// How long starting a program takes
+    Startup,
+}
+
+/// What suites need.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) selvedge: PathBuf,
+    pub(crate) burner: PathBuf,
+    pub(crate) pprof_rs: Option<PathBuf>,
+    pub(crate) runs: usize,
+    pub(crate) seconds: f64,
+    pub(crate) scratch: PathBuf,
+}
+
+impl Suite {
+    /// All of them.
+    pub(crate) const ALL: [Self; 3] = [Self::Overhead, Self::Weight, Self::Startup];
+
+    /// Runs the suite.
+    pub(crate) fn run(self, settings: &Settings, figures: &mut Figures) -> std::io::Result<()> {
+        match self {
+            Self::Overhead => overhead::run(settings, figures),
+            Self::Weight => weight::run(settings, figures),
+            Self::Startup => startup::run(settings, figures),
+        }
+    }
+}
