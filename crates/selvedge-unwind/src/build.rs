@@ -6,9 +6,11 @@
 //! bytes per byte of `.eh_frame`.
 
 mod elf;
+mod entries;
 mod error;
 mod expression;
 mod rows;
+mod trace;
 
 pub use error::Error;
 

@@ -1,6 +1,6 @@
 //! The parts of an ELF image that unwind tables are made from.
 
-use super::Error;
+use super::{Error, entries};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
@@ -36,6 +36,8 @@ pub(super) struct Image<'a> {
     /// Executable memory.
     pub(super) executable: Vec<Range<u64>>,
     pub(super) entry: u64,
+    /// Functions that something names: symbols, constructors and destructors, `.init`, `.fini`.
+    pub(super) functions: Vec<u64>,
 }
 
 impl<'a> Image<'a> {
@@ -56,6 +58,7 @@ impl<'a> Image<'a> {
             code: Vec::new(),
             executable,
             entry: header.e_entry(endian),
+            functions: entries::of(header, segments, data),
         };
         if let Ok(sections) = header.sections(endian, data) {
             for section in sections.iter() {

@@ -1,6 +1,7 @@
 //! Rows of an image: what its unwind information says, what is known without it, and where nothing is.
 
 use super::elf::{Code, Image};
+use super::trace::{State, Tracer};
 use super::{Error, expression};
 use crate::table::{Cfa, Rule, Saved, register};
 use gimli::{
@@ -28,10 +29,10 @@ pub(super) fn number(register: Register) -> Option<u8> {
 
 /// Code from `start` to `end` with rows that start inside it.
 #[derive(Debug)]
-struct Stretch {
-    start: u64,
-    end: u64,
-    rows: Vec<(u64, Rule)>,
+pub(super) struct Stretch {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) rows: Vec<(u64, Rule)>,
 }
 
 /// All rows of an image, ascending.
@@ -168,71 +169,96 @@ where
             _ => Saved::Lost,
         };
     }
-    let undefined = row
-        .register(X86_64::RA)
-        .is_none_or(|from| from == RegisterRule::Undefined);
     // The outermost frame says that its return address is undefined (DWARF 5, §6.4.4).
-    if undefined { Rule::ROOT } else { rule }
+    if row.register(X86_64::RA) == Some(RegisterRule::Undefined) {
+        return Rule::ROOT;
+    }
+    if rule.cfa == Cfa::Register(register::SP as u8, 8) {
+        forget_restored(&mut rule);
+    }
+    rule
+}
+
+/// At the `ret` of a function that aligned its stack, GCC still says that registers are stored around `rbp`, which is the
+/// caller's again by then. With nothing on the stack but the return address, they are all restored.
+fn forget_restored(rule: &mut Rule) {
+    for saved in &mut rule.saved {
+        if matches!(saved, Saved::At(base, _) if usize::from(*base) == register::BP) {
+            *saved = Saved::Same;
+        }
+    }
 }
 
 /// Adds rules for code that usually has no unwind information and whose frame is known all the same.
 fn add_known_code(image: &Image<'_>, stretches: &mut Vec<Stretch>) {
-    let covers = |stretches: &[Stretch], at: u64| {
+    let covered = |at: u64| {
         let next = stretches.partition_point(|stretch| stretch.start <= at);
-        next.checked_sub(1)
-            .and_then(|last| stretches.get(last))
-            .is_some_and(|stretch| at < stretch.end)
+        let last = next.checked_sub(1).and_then(|last| stretches.get(last));
+        last.is_some_and(|stretch| at < stretch.end)
     };
-    let mut known = Vec::new();
+    let mut tracer = Tracer::new(&image.code, covered);
+    // Where the kernel, or the loader, jumps to has no caller.
+    tracer.follow(image.entry, State::Root);
     for code in &image.code {
         let range = code.range();
-        if range.is_empty() || covers(stretches, range.start) {
-            continue;
+        match code.name.as_str() {
+            // The first stub is where the others jump to.
+            ".plt" => range
+                .skip(16)
+                .step_by(16)
+                .for_each(|stub| tracer.follow_stub(stub)),
+            ".plt.sec" | ".iplt" => range.step_by(16).for_each(|stub| tracer.follow_stub(stub)),
+            ".plt.got" => range.step_by(8).for_each(|stub| tracer.follow_stub(stub)),
+            _ => {}
         }
-        let rows = match code.name.as_str() {
-            // The first stub pushes once and jumps; the others push once, from byte 11 on (GNU ld, lld).
-            ".plt" => vec![(range.start, Rule::with_return_address(Cfa::Stub(11)))],
-            ".plt.got" | ".plt.sec" | ".iplt" => vec![(range.start, Rule::stack_only(8))],
-            ".init" | ".fini" => init_rows(code),
-            _ => continue,
-        };
-        known.push(Stretch {
-            start: range.start,
-            end: range.end,
-            rows,
-        });
     }
-    if image.entry != 0 && !covers(stretches, image.entry) {
-        // Where the kernel, or the loader, jumps to has no caller. It ends where the next function begins.
-        let next = stretches.partition_point(|stretch| stretch.start <= image.entry);
-        let end = stretches.get(next).map_or(image.entry + 64, |stretch| {
-            stretch.start.min(image.entry + 64)
-        });
-        known.push(Stretch {
-            start: image.entry,
-            end,
-            rows: vec![(image.entry, Rule::ROOT)],
-        });
+    for function in &image.functions {
+        tracer.follow(*function, State::entry(0));
     }
+    let known = tracer.stretches();
+    let restorers: Vec<Stretch> = image
+        .code
+        .iter()
+        .flat_map(signal_returns)
+        .filter(|stretch| !covered(stretch.start))
+        .collect();
     stretches.extend(known);
+    stretches.extend(restorers);
     stretches.sort_by_key(|stretch| stretch.start);
 }
 
-/// `.init` and `.fini` are put together from pieces: `sub $8, %rsp`, calls, `add $8, %rsp; ret`.
-fn init_rows(code: &Code<'_>) -> Vec<(u64, Rule)> {
-    let find = |pattern: &[u8]| code.bytes.windows(4).position(|window| window == pattern);
-    let mut rows = vec![(code.svma, Rule::stack_only(8))];
-    if let Some(down) = find(&[0x48, 0x83, 0xec, 0x08]) {
-        rows.push((code.svma + down as u64 + 4, Rule::stack_only(16)));
-        let up = code
-            .bytes
-            .windows(4)
-            .rposition(|window| window == [0x48, 0x83, 0xc4, 0x08]);
-        if let Some(up) = up.filter(|up| *up > down) {
-            rows.push((code.svma + up as u64 + 4, Rule::stack_only(8)));
-        }
-    }
-    rows
+/// Signal-return trampolines: `mov $15, %rax; syscall` in one of its two encodings. The kernel's frame of a signal is at
+/// the stack pointer: a `ucontext`, whose registers start at byte 40 (arch/x86/include/uapi/asm/sigcontext.h).
+fn signal_returns(code: &Code<'_>) -> Vec<Stretch> {
+    let long: &[u8] = &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
+    let short: &[u8] = &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05];
+    let sp = register::SP as u8;
+    let saved = [128, 120, 72, 80, 88, 96, 168].map(|at| Saved::At(sp, at));
+    let [bx, bp, r12, r13, r14, r15, ip] = saved;
+    let saved = [bx, bp, r12, r13, r14, r15, ip, Saved::Cfa(0)];
+    let rule = Rule {
+        cfa: Cfa::Stored(sp, 160, 0),
+        signal: true,
+        saved,
+    };
+    [long, short]
+        .into_iter()
+        .flat_map(|pattern| {
+            let found = code
+                .bytes
+                .windows(pattern.len())
+                .enumerate()
+                .filter(move |(_, bytes)| *bytes == pattern);
+            found.map(|(at, _)| {
+                let start = code.svma.saturating_add(at as u64);
+                Stretch {
+                    start,
+                    end: start.saturating_add(pattern.len() as u64),
+                    rows: vec![(start, rule)],
+                }
+            })
+        })
+        .collect()
 }
 
 /// Puts stretches one after the other; what lies between has no rule. Where two overlap, the later one holds from its
