@@ -135,17 +135,18 @@
   const THEMES = {
     light: {
       ground: "#ffffff", text: "#17181b", grey: "#d9dbde", group: "#c3cbd6", hover: "#17181b",
-      found: "#a3195b", foundText: "#ffffff", tone: (hue, shade) => `hsl(${hue} 62% ${79 - shade}%)`,
+      found: "#a3195b", foundText: "#ffffff", tone: (hue, shade) => `hsl(${hue} 55% ${81 - shade}%)`,
     },
     dark: {
       ground: "#17181b", text: "#f0f1f3", grey: "#4a4d53", group: "#3f4a5a", hover: "#ffffff",
-      found: "#ff9bcb", foundText: "#17181b", tone: (hue, shade) => `hsl(${hue} 34% ${36 - shade}%)`,
+      found: "#ff9bcb", foundText: "#17181b", tone: (hue, shade) => `hsl(${hue} 30% ${36 - shade}%)`,
     },
   };
+  const HUES = [212, 28, 145, 266, 52, 184, 340, 92, 236, 8, 166, 306];
   const SAFE_TEXT = "#17181b";
   const SAFE_GREY = "#dddddd";
   const darkPreferred = matchMedia("(prefers-color-scheme: dark)");
-  let theme, rank, colours = [], safe = false;
+  let theme, slots, colours = [], safe = false;
 
   function hash(text) {
     let value = 2166136261;
@@ -165,10 +166,25 @@
     return [...sums].sort((a, b) => b[1] - a[1]);
   }
 
+  /** Gives each package one of `count` colours: the same in most profiles, and the largest packages different ones. */
+  function assigned(count) {
+    const slots = new Map();
+    const taken = new Set();
+    for (const [name] of selfByPackage()) {
+      if (name === null) continue;
+      let slot = hash(name) % count;
+      if (taken.size < count) {
+        while (taken.has(slot)) slot = (slot + 1) % count;
+        taken.add(slot);
+      }
+      slots.set(name, slot);
+    }
+    return slots;
+  }
+
   function packageColour(name, shade = 0) {
     if (name === null) return safe ? SAFE_GREY : theme.grey;
-    if (safe) return SAFE[rank.get(name) % SAFE.length];
-    return theme.tone(hash(name) % 360, shade);
+    return safe ? SAFE[slots.get(name)] : theme.tone(HUES[slots.get(name)], shade);
   }
 
   function colour(frame) {
@@ -185,6 +201,7 @@
   function recolour() {
     theme = THEMES[isDark() ? "dark" : "light"];
     colours = [];
+    slots = assigned(safe ? SAFE.length : HUES.length);
     element("theme").textContent = isDark() ? "Light" : "Dark";
     element("palette").setAttribute("aria-pressed", String(safe));
     showPackages();
@@ -216,7 +233,6 @@
     zoomed = 0;
     focused = hovered = -1;
     element("by").value = by;
-    rank = new Map(selfByPackage().map(([name], index) => [name, index]));
     recolour();
   }
 
@@ -448,7 +464,7 @@
       button.addEventListener("click", () => zoom(node));
       return button;
     };
-    const entries = zoomed === 0 ? [] : [0, ...path.slice(skipped)].map(entry);
+    const entries = [0, ...path.slice(skipped)].map(entry);
     if (skipped) entries.splice(1, 0, made("span", `${skipped} more`));
     element("path").replaceChildren(...entries);
     element("reset").disabled = zoomed === 0;
@@ -494,7 +510,7 @@
     input.setAttribute("aria-invalid", "false");
     if (text) {
       try {
-        const pattern = new RegExp(text, /\p{Lu}/u.test(text) ? "u" : "iu");
+        const pattern = new RegExp(text, /\p{Lu}/u.test(text) ? "" : "i");
         found = Uint8Array.from(frames.name, (_, frame) => Number(pattern.test(frameName(frame))));
       } catch {
         input.setAttribute("aria-invalid", "true");

@@ -1,7 +1,7 @@
 //! All stacks of a profile, merged from the root.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use serde::Serialize;
 
@@ -115,7 +115,7 @@ struct Node {
 struct Merged {
     nodes: Vec<Node>,
     children: HashMap<(usize, u32), usize>,
-    lines: BTreeMap<(usize, i64), i64>,
+    lines: HashMap<(usize, i64), i64>,
 }
 
 impl Merged {
@@ -128,7 +128,7 @@ impl Merged {
                 value: 0,
             }],
             children: HashMap::new(),
-            lines: BTreeMap::new(),
+            lines: HashMap::new(),
         }
     }
 
@@ -162,8 +162,9 @@ impl Merged {
         let mut heaviest = vec![(0, 0); self.nodes.len()];
         for (&(node, line), &weight) in &self.lines {
             // Of lines that weigh the same, the first.
-            if weight > heaviest[node].1 {
-                heaviest[node] = (line, weight);
+            let best = &mut heaviest[node];
+            if (weight, Reverse(line)) > (best.1, Reverse(best.0)) {
+                *best = (line, weight);
             }
         }
         let mut children: Vec<Vec<usize>> = vec![Vec::new(); self.nodes.len()];
@@ -194,5 +195,121 @@ impl Merged {
             pending.extend(below.into_iter().rev());
         }
         tree
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ProfileBuilder;
+    use crate::model::{Function, Line, Location, ValueType};
+
+    /// Names and lines, the leaf first; the value; labels.
+    type Stack<'a> = (&'a [(&'a str, i64)], i64, &'a [(&'a str, LabelValue)]);
+
+    fn profile(stacks: &[Stack<'_>]) -> Profile {
+        let mut builder = ProfileBuilder::new(vec![ValueType::default()]);
+        for (stack, value, labels) in stacks {
+            let locations: Vec<usize> = (stack.iter())
+                .map(|&(name, line)| {
+                    let function = builder.function(Function {
+                        name: name.into(),
+                        ..Function::default()
+                    });
+                    let line = Line {
+                        function,
+                        line,
+                        column: 0,
+                    };
+                    builder.location(Location {
+                        address: line.line.unsigned_abs(),
+                        lines: vec![line],
+                        ..Location::default()
+                    })
+                })
+                .collect();
+            let labels: Vec<Label> = (labels.iter())
+                .map(|(key, value)| Label {
+                    key: (*key).into(),
+                    value: value.clone(),
+                })
+                .collect();
+            builder.sample(&locations, &[*value], &labels);
+        }
+        builder.finish()
+    }
+
+    /// The nodes as depth, name, value and line.
+    fn nodes(profile: &Profile, by: Grouping) -> Vec<(u32, String, i64, i64)> {
+        let (mut frames, stacks) = Frames::new(profile);
+        let tree = Tree::new(profile, 0, by, &mut frames, &stacks);
+        (0..tree.depth.len())
+            .map(|at| {
+                let name = frames.name(tree.frame[at]).to_owned();
+                (tree.depth[at], name, tree.value[at], tree.line[at])
+            })
+            .collect()
+    }
+
+    fn node(depth: u32, name: &str, value: i64, line: i64) -> (u32, String, i64, i64) {
+        (depth, name.to_owned(), value, line)
+    }
+
+    #[test]
+    fn stacks_are_merged_and_siblings_sorted() {
+        let profile = profile(&[
+            (&[("small", 1), ("main", 10)], 3, &[]),
+            (&[("large", 2), ("main", 11)], 4, &[]),
+            (&[("main", 10)], 2, &[]),
+            (&[("nothing", 9), ("main", 9)], 0, &[]),
+            (&[("other", 0)], -1, &[]),
+        ]);
+        assert_eq!(
+            nodes(&profile, Grouping::None),
+            [
+                node(0, "all", 10, 0),
+                node(1, "main", 9, 10),
+                node(2, "large", 4, 2),
+                node(2, "small", 3, 1),
+                node(1, "other", 1, 0),
+            ]
+        );
+    }
+
+    #[test]
+    fn groups_are_named_by_text_and_number() {
+        let thread = || ("thread", LabelValue::Text("io".into()));
+        let tid = |tid| ("tid", LabelValue::Number(tid, String::new()));
+        let profile = profile(&[
+            (&[("f", 1)], 40, &[thread(), tid(7)]),
+            (&[("f", 1)], 30, &[thread(), tid(8)]),
+            (&[("f", 1)], 20, &[thread()]),
+            (&[("f", 1)], 10, &[tid(9)]),
+            (&[("f", 1)], 1, &[]),
+        ]);
+        let groups: Vec<_> = (nodes(&profile, Grouping::Thread).into_iter())
+            .filter(|(depth, ..)| *depth == 1)
+            .map(|(_, name, value, _)| (name, value))
+            .collect();
+        let expected = [
+            ("io (tid 7)", 40),
+            ("io (tid 8)", 30),
+            ("io", 20),
+            ("tid 9", 10),
+            ("no thread", 1),
+        ];
+        assert_eq!(
+            groups,
+            expected.map(|(name, value)| (name.to_owned(), value))
+        );
+        assert!(Grouping::Thread.applies_to(&profile));
+        assert!(!Grouping::Process.applies_to(&profile));
+    }
+
+    #[test]
+    fn a_deep_stack_does_not_recurse() {
+        let stack = ["f"; 200_000].join(";");
+        let profile = crate::collapsed::read(format!("{stack} 1").as_bytes()).unwrap();
+        assert_eq!(nodes(&profile, Grouping::None).len(), 200_001);
     }
 }
