@@ -220,6 +220,12 @@ impl Guard {
         Some(Report { profile, summary })
     }
 
+    /// The numbers of what has been recorded so far: cheap, nothing is named.
+    #[must_use]
+    pub fn summary(&self) -> Option<Summary> {
+        Some(self.running.as_ref()?.summary())
+    }
+
     /// Stops, and gives the profile. Also writes it where [`Builder::output`] said; see [`Guard::finish`] for errors.
     #[must_use]
     pub fn stop(self) -> Report {
@@ -241,9 +247,14 @@ impl Guard {
 
 fn end(running: Running) -> Report {
     let (profile, summary) = running.finish();
+    ended();
+    Report { profile, summary }
+}
+
+/// The session is over: another may begin.
+fn ended() {
     target::forget();
     RUNNING.store(false, Ordering::Release);
-    Report { profile, summary }
 }
 
 impl Drop for Guard {
@@ -251,10 +262,13 @@ impl Drop for Guard {
         let Some(running) = self.running.take() else {
             return;
         };
+        let Some(path) = self.output.take() else {
+            // Nobody will see the profile: it is not made.
+            drop(running);
+            return ended();
+        };
         let report = end(running);
-        if let Some(path) = self.output.take()
-            && let Err(error) = report.write_pprof(&path)
-        {
+        if let Err(error) = report.write_pprof(&path) {
             eprintln!(
                 "selvedge: cannot write the profile to {}: {error}",
                 path.display()

@@ -376,6 +376,9 @@ impl Reader {
                 if let Some((_, tid)) = unkey(thread.key.load(Ordering::Acquire)) {
                     self.events.remove(tid);
                 }
+                if image.pid == self.own_pid {
+                    target::disarm(thread);
+                }
                 // The timers of an ended process, and of one that has called `exec`, are gone.
                 thread.armed.store(0, Ordering::Relaxed);
                 thread.key.store(0, Ordering::SeqCst);
@@ -424,15 +427,21 @@ impl Reader {
         }
     }
 
-    /// Reads everything that is left and ends all images.
+    /// Reads everything that is left and ends all images; copied stacks may be left to [`Self::settle`].
     pub(crate) fn finish_all(&mut self) {
         self.turn();
         let indices: Vec<u32> = self.images.keys().copied().collect();
         for index in indices {
             self.finish(index, None);
         }
-        self.modules.collect_all(&mut self.arena);
-        self.close(true);
+    }
+
+    /// Walks the copied stacks that are left, as soon as all tables are built.
+    pub(crate) fn settle(&mut self) {
+        if !self.closing.is_empty() {
+            self.modules.collect_all(&mut self.arena);
+            self.close(true);
+        }
     }
 
     /// Counts and facts as of now.

@@ -100,6 +100,12 @@ impl Running {
         lock(&self.reader).samples()
     }
 
+    /// The numbers of what has been recorded so far: cheap, nothing is named.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        lock(&self.reader).summary()
+    }
+
     /// The profile of what has been recorded so far, with its numbers; recording goes on.
     #[must_use]
     pub fn snapshot(&self) -> (Profile, Summary) {
@@ -119,6 +125,7 @@ impl Running {
         let mut reader = lock(&self.reader);
         reader.stop();
         reader.finish_all();
+        reader.settle();
         let material = material(&mut reader);
         drop(reader);
         (assemble::profile(&material), material.summary)
@@ -136,8 +143,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        lock(&self.reader).stop();
         self.end_thread();
+        let mut reader = lock(&self.reader);
+        reader.stop();
+        reader.finish_all();
     }
 }
 

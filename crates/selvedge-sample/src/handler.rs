@@ -152,7 +152,7 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
     // later entry reads the new map (see `Thread::sequence`).
     thread.sequence.fetch_add(1, Ordering::Relaxed);
     fence(Ordering::SeqCst);
-    record(session, index, thread, interrupted);
+    record(session, index, tid, thread, interrupted);
     compiler_fence(Ordering::SeqCst);
     // Release: all reads of the map are done.
     thread.sequence.fetch_add(1, Ordering::Release);
@@ -164,7 +164,7 @@ fn lose(session: Session, cause: Loss, weight: u64) {
     }
 }
 
-fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupted) {
+fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: Interrupted) {
     let Session {
         region,
         process_index,
@@ -174,12 +174,16 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
     let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
     let elapsed = now.saturating_sub(thread.accounted.load(Ordering::Relaxed));
     thread.accounted.store(now, Ordering::Relaxed);
-    thread.samples.fetch_add(1, Ordering::Relaxed);
+    if thread.samples.fetch_add(1, Ordering::Relaxed) == 0 {
+        // A short thread may have ended before the reader can ask for its name.
+        target::write_name(session, index, tid);
+    }
     let expected = weight::expected(
         region.header.period.load(Ordering::Relaxed),
         region.header.tick.load(Ordering::Relaxed),
     );
-    let blocked = weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip, elapsed);
+    let blocked =
+        weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip, elapsed);
     let parts = weight::split(elapsed, expected, blocked);
     process.blocked.fetch_add(parts.blocked, Ordering::Relaxed);
 
@@ -201,15 +205,14 @@ fn record(session: Session, index: u32, thread: &Thread, interrupted: Interrupte
         // Code that the reader has not seen yet: it looks, and walks this stack itself, from a copy. If there is no room
         // for a copy, what was walked is recorded, with its mark.
         process.unknown_code.fetch_add(1, Ordering::Relaxed);
-        if process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0 {
-            if RAW_STACKS
+        // Copies leave half of the ring to samples that are already walked.
+        if ring::is_half_free(thread)
+            && process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0
+            && RAW_STACKS
                 .iter()
                 .any(|&bytes| record_raw(session, index, registers, parts, bytes))
-            {
-                return region.ring_doorbell();
-            }
-        } else {
-            process.raw_budget.fetch_add(1, Ordering::Relaxed);
+        {
+            return region.ring_doorbell();
         }
         region.ring_doorbell();
     }
@@ -352,7 +355,7 @@ fn pass_on(signal: c_int, info: *const c_void, context: *const c_void) {
                 || code::POLL.contains(&sent)
                 || sent == code::SI_QUEUE
             {
-                return lose(session, Loss::Late, 0);
+                return;
             }
             let default = system::SignalAction::default();
             // SAFETY: the default action runs no code.

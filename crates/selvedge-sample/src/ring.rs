@@ -73,6 +73,16 @@ pub fn reserve(region: &Region, index: u32, len: usize) -> Option<Reservation<'_
     })
 }
 
+/// Whether at least half of the ring of a thread record is free.
+#[must_use]
+pub fn is_half_free(thread: &Thread) -> bool {
+    let used = thread
+        .head
+        .load(Ordering::Relaxed)
+        .wrapping_sub(thread.tail.load(Ordering::Relaxed));
+    used < RING_WORDS as u64 / 2
+}
+
 impl Reservation<'_> {
     /// The words of the record.
     pub fn words(&mut self) -> &mut [u64] {

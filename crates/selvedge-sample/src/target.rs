@@ -359,7 +359,8 @@ pub fn end_this_thread(session: Session) {
     system::sigprocmask(system::Mask::Set, before);
 }
 
-fn write_name(session: Session, index: u32, tid: u32) {
+/// Records the calling thread's name.
+pub(crate) fn write_name(session: Session, index: u32, tid: u32) {
     let Some(mut place) = ring::reserve(session.region, index, 4) else {
         return;
     };
