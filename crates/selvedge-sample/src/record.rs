@@ -19,7 +19,7 @@ pub const REGISTER_WORDS: usize = 8;
 /// Frames recorded of a stack at most.
 pub const MAX_FRAMES: usize = 512;
 /// Bytes of stack copied into a [`Kind::Raw`] record at most: as much as there is room for.
-pub const RAW_STACKS: [usize; 3] = [16 * 1024, 4 * 1024, 1024];
+pub const RAW_STACKS: [usize; 4] = [32 * 1024, 16 * 1024, 4 * 1024, 1024];
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

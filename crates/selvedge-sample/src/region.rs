@@ -10,7 +10,7 @@
 //! | [`Process`] table | [`PROCESSES`] × 512 | the target; `map` and release by the reader |
 //! | [`Thread`] table | [`THREADS`] × 2 KiB | the thread; `tail`, stack bounds by the reader |
 //! | maps texts | [`PROCESSES`] × 32 KiB | the target |
-//! | rings | [`THREADS`] × 128 KiB | the thread |
+//! | rings | [`THREADS`] × 256 KiB | the thread |
 //! | arena | [`ARENA`] | the reader: unwind tables and module maps |
 //!
 //! # Safety
@@ -26,7 +26,7 @@ pub const PROCESSES: usize = 1024;
 /// Threads that can be profiled at the same time, in all processes of a session.
 pub const THREADS: usize = 2048;
 /// Words of one thread's ring.
-pub const RING_WORDS: usize = 16 * 1024;
+pub const RING_WORDS: usize = 32 * 1024;
 /// Bytes of a process's copy of `/proc/self/maps`.
 pub const MAPS_BYTES: usize = 32 * 1024;
 /// Bytes for unwind tables and module maps.
