@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 const RAW_KEPT: usize = 8192;
 /// Mappings are read anew at most this often.
 const SCAN_PAUSE: Duration = Duration::from_millis(10);
+/// For the sake of stacks, at most this often.
+const STACK_SCAN_PAUSE: Duration = Duration::from_millis(40);
 
 /// A program image.
 #[derive(Debug)]
@@ -155,6 +157,12 @@ impl Image {
         true
     }
 
+    /// Whether the mappings may be read anew for a stack that is in none of them: such a stack can stay unknown (its
+    /// stack pointer may be garbage), so not often.
+    pub(crate) fn may_scan_for_stacks(&self) -> bool {
+        self.scanned.elapsed() >= STACK_SCAN_PAUSE
+    }
+
     /// Whether the mappings should be read anew: a sample met code in no known module.
     pub(crate) fn wants_scan(&mut self, process: &Process) -> bool {
         let unknown = process.unknown_code.load(Ordering::Relaxed);
@@ -280,7 +288,7 @@ impl Image {
                 .iter()
                 .find(|&&(start, end)| (start..end).contains(&hint))
             else {
-                missing |= !known;
+                missing = true;
                 continue;
             };
             // glibc puts the control block at the top of a stack; what is mapped right above may belong to anybody.

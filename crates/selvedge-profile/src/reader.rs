@@ -207,7 +207,7 @@ impl Reader {
         if image.is_incomplete() {
             process.raw_budget.fetch_max(64, Ordering::Relaxed);
         }
-        if image.publish_stack_bounds(self.region) {
+        if image.publish_stack_bounds(self.region) && image.may_scan_for_stacks() {
             image.scan(self.region, process, &mut self.modules, &mut self.counts);
             image.publish(self.region, process, &self.modules, &mut self.arena);
             image.publish_stack_bounds(self.region);

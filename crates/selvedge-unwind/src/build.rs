@@ -15,7 +15,7 @@ mod trace;
 pub use error::Error;
 
 use crate::table::{HEADER_BYTES, MAGIC, RULE_BYTES, Rule};
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// Makes the unwind table of an ELF image (its file, or the vDSO's bytes).
 ///
@@ -29,21 +29,29 @@ pub fn table(elf: &[u8]) -> Result<Vec<u8>, Error> {
 /// Writes rows (ascending, starting at svmas) as a table.
 fn encode(rows: &[(u64, Rule)]) -> Vec<u8> {
     let base = rows.first().map_or(0, |(start, _)| *start);
-    let mut numbers: HashMap<Rule, u32> = HashMap::new();
+    let mut numbers: FxHashMap<Rule, u32> = FxHashMap::default();
+    let mut last = None;
     let mut rules: Vec<Rule> = Vec::new();
     let mut starts: Vec<u32> = Vec::with_capacity(rows.len());
     let mut rules_of_rows: Vec<u32> = Vec::with_capacity(rows.len());
     for (start, rule) in rows {
-        let Ok(offset) = u32::try_from(start - base) else {
-            break;
+        // What lies further from the base than a row can say has no rule.
+        let (offset, rule) = match u32::try_from(start - base) {
+            Ok(offset) => (offset, *rule),
+            Err(_) => (u32::MAX, Rule::NONE),
         };
-        let number = *numbers.entry(*rule).or_insert_with(|| {
-            rules.push(*rule);
+        if last == Some(rule) {
+            continue;
+        }
+        last = Some(rule);
+        let number = *numbers.entry(rule).or_insert_with(|| {
+            rules.push(rule);
             (rules.len() - 1) as u32
         });
-        if rules_of_rows.last() != Some(&number) {
-            starts.push(offset);
-            rules_of_rows.push(number);
+        starts.push(offset);
+        rules_of_rows.push(number);
+        if offset == u32::MAX {
+            break;
         }
     }
     let mut bytes = Vec::with_capacity(HEADER_BYTES + starts.len() * 8 + rules.len() * RULE_BYTES);

@@ -68,9 +68,22 @@ fn known_cfa(operations: &[Operation<Slice<'_>>]) -> Option<Cfa> {
                 space: false,
                 ..
             },
-            PlusConstant { value } | UnsignedConstant { value },
-            ref rest @ ..,
-        ] if rest.is_empty() || matches!(rest, [Plus]) => Some(Cfa::Stored(
+            PlusConstant { value },
+        ]
+        | [
+            RegisterOffset {
+                register,
+                offset: at,
+                ..
+            },
+            Deref {
+                size: 8,
+                space: false,
+                ..
+            },
+            UnsignedConstant { value },
+            Plus,
+        ] => Some(Cfa::Stored(
             number(register)?,
             offset(at)?,
             i32::try_from(value).ok()?,

@@ -97,19 +97,22 @@ fn collect<'a, S>(
         let encoding = fde.cie().encoding();
         let signal = fde.is_signal_trampoline();
         let mut rows = Vec::new();
+        let mut reached = start;
         if let Ok(mut table) = fde.rows(section, bases, &mut context) {
             while let Ok(Some(row)) = table.next_row() {
                 rows.push((
                     row.start_address().max(start),
                     rule(section, row, encoding, signal),
                 ));
-                if row.end_address() >= end {
+                reached = row.end_address();
+                if reached >= end {
                     break;
                 }
             }
         }
-        if rows.is_empty() {
-            rows.push((start, Rule::NONE));
+        // Instructions that cannot be followed to the end: the last row must not hold for what they would have changed.
+        if reached < end {
+            rows.push((reached.max(start), Rule::NONE));
         }
         // A signal frame's code is only ever returned to, at its very start: gdb, libgcc and glibc extend it by one byte
         // downward, so that a look-up one byte before the return address finds it. Ours looks up exact frames exactly.
@@ -244,12 +247,7 @@ fn signal_returns(code: &Code<'_>) -> Vec<Stretch> {
     [long, short]
         .into_iter()
         .flat_map(|pattern| {
-            let found = code
-                .bytes
-                .windows(pattern.len())
-                .enumerate()
-                .filter(move |(_, bytes)| *bytes == pattern);
-            found.map(|(at, _)| {
+            memchr::memmem::find_iter(code.bytes, pattern).map(|at| {
                 let start = code.svma.saturating_add(at as u64);
                 Stretch {
                     start,
