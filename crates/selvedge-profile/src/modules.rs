@@ -1,6 +1,6 @@
 //! The files that profiled code comes from: opened once, a table built once, whichever processes map them.
 //!
-//! Tables are built on a thread of their own, so that the reader goes on emptying rings while a large one is made; until
+//! Tables are built on threads of their own, so that the reader goes on emptying rings while a large one is made; until
 //! then the module is left out of the module maps, and stacks that meet it are copied and walked later.
 
 use crate::arena::{Arena, Piece};
@@ -11,8 +11,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Threads that build tables: a large program has two or three large libraries.
+const BUILDERS: usize = 2;
 
 /// Index of a module in [`Modules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,20 +49,25 @@ pub(crate) struct Modules {
     built: Receiver<(ModuleId, Result<Vec<u8>, String>)>,
     /// Why tables are missing, for the profile's comments.
     pub(crate) problems: Vec<String>,
-    /// The thread that builds, as the kernel knows it.
-    pub(crate) builder_tid: u32,
+    /// The threads that build, as the kernel knows them.
+    pub(crate) builder_tids: Vec<u32>,
 }
 
 impl Modules {
     pub(crate) fn new(region: &'static Region) -> std::io::Result<Self> {
         let (requests, orders) = channel::<(ModuleId, Arc<Image>)>();
         let (results, built) = channel();
-        let (tid_sender, tid) = channel();
-        std::thread::Builder::new()
-            .name("selvedge-tables".into())
-            .spawn(move || {
+        let orders = Arc::new(Mutex::new(orders));
+        let mut builder_tids = Vec::new();
+        for _ in 0..BUILDERS {
+            let (orders, results) = (Arc::clone(&orders), results.clone());
+            let (tid_sender, tid) = channel();
+            let thread = std::thread::Builder::new().name("selvedge-tables".into());
+            thread.spawn(move || {
                 let _ = tid_sender.send(selvedge_sample::system::gettid());
-                while let Ok((id, image)) = orders.recv() {
+                loop {
+                    let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    let Ok((id, image)) = next else { return };
                     let table =
                         selvedge_unwind::build::table(image.bytes()).map_err(|e| e.to_string());
                     if results.send((id, table)).is_err() {
@@ -68,14 +76,15 @@ impl Modules {
                     region.ring_doorbell();
                 }
             })?;
-        let builder_tid = tid.recv().unwrap_or(0);
+            builder_tids.push(tid.recv().unwrap_or(0));
+        }
         Ok(Self {
             modules: Vec::new(),
             by_file: HashMap::new(),
             requests,
             built,
             problems: Vec::new(),
-            builder_tid,
+            builder_tids,
         })
     }
 

@@ -86,7 +86,7 @@ impl Reader {
             started_clock: Instant::now(),
             stopped_after: None,
             arena: Arena::new(region),
-            own_threads: vec![modules.builder_tid],
+            own_threads: modules.builder_tids.clone(),
             modules,
             counts: Counts::default(),
             images: HashMap::new(),
