@@ -344,10 +344,11 @@ fn pass_on(signal: c_int, info: *const c_void, context: *const c_void) {
         // Ignored; or the default action of the profiling signal, which ends the process.
         1 => {}
         0 => {
-            let Some(session) = target::session() else {
+            // A late signal, after the end of a session, must not kill; nor one of our own kind (another session's timer,
+            // `ITIMER_PROF` after a stop).
+            if target::session().is_none() {
                 return;
-            };
-            // A late signal of our own kind (another session's timer, `ITIMER_PROF` after a stop) must not kill.
+            }
             // SAFETY: `info` is the kernel's, live here.
             let sent = unsafe { SignalInfo::new(info) }.code();
             if sent == code::SI_KERNEL
