@@ -9,6 +9,7 @@ mod elf;
 mod entries;
 mod error;
 mod expression;
+mod landing;
 mod rows;
 mod trace;
 

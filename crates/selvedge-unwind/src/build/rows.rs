@@ -2,7 +2,7 @@
 
 use super::elf::{Code, Image};
 use super::trace::{State, Tracer};
-use super::{Error, expression};
+use super::{Error, expression, landing};
 use crate::table::{Cfa, Rule, Saved, register};
 use gimli::{
     BaseAddresses, CfaRule, CieOrFde, DebugFrame, EhFrame, EndianSlice, LittleEndian, Register,
@@ -33,6 +33,23 @@ pub(super) struct Stretch {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) rows: Vec<(u64, Rule)>,
+}
+
+impl Stretch {
+    /// Takes the rules from a part.
+    pub(super) fn erase(&mut self, start: u64, end: u64) {
+        let (start, end) = (start.max(self.start), end.min(self.end));
+        let first = self.rows.partition_point(|(at, _)| *at < start);
+        let after = self.rows.partition_point(|(at, _)| *at <= end);
+        let Some(&(_, behind)) = after.checked_sub(1).and_then(|last| self.rows.get(last)) else {
+            return;
+        };
+        let mut rows = vec![(start, Rule::NONE)];
+        if end < self.end {
+            rows.push((end, behind));
+        }
+        self.rows.splice(first.min(after)..after, rows);
+    }
 }
 
 /// All rows of an image, ascending.
@@ -97,9 +114,13 @@ fn collect<'a, S>(
         let encoding = fde.cie().encoding();
         let signal = fde.is_signal_trampoline();
         let mut rows = Vec::new();
+        let mut lands = false;
         let mut reached = start;
         if let Ok(mut table) = fde.rows(section, bases, &mut context) {
             while let Ok(Some(row)) = table.next_row() {
+                let saves =
+                    |register| matches!(row.register(register), Some(RegisterRule::Offset(_)));
+                lands |= saves(X86_64::RAX) && saves(X86_64::RDX);
                 rows.push((
                     row.start_address().max(start),
                     rule(section, row, encoding, signal),
@@ -116,7 +137,11 @@ fn collect<'a, S>(
         }
         // A signal frame's code is only ever returned to, at its very start: gdb, libgcc and glibc extend it by one byte
         // downward, so that a look-up one byte before the return address finds it. Ours looks up exact frames exactly.
-        stretches.push(Stretch { start, end, rows });
+        let mut stretch = Stretch { start, end, rows };
+        if lands {
+            landing::blank(&mut stretch, &image.code);
+        }
+        stretches.push(stretch);
     }
 }
 

@@ -259,9 +259,13 @@ impl Modules {
         let image = std::fs::read(path).ok()?;
         let file = object::File::parse(&*image).ok()?;
         file.segments().find_map(|segment| {
+            let object::SegmentFlags::Elf { p_flags, .. } = segment.flags() else {
+                return None;
+            };
             let (at, len) = segment.file_range();
             let page = at & !4095;
-            (page <= offset && offset < at + len)
+            let executable = p_flags.0 & object::elf::PF_X.0 != 0;
+            (executable && page <= offset && offset < at + len)
                 .then(|| (segment.address() & !4095) + (offset - page))
         })
     }
