@@ -58,6 +58,26 @@ impl Figures {
         );
     }
 
+    /// The machine, and how busy it is with other work: figures of a busy one are of little use.
+    pub(crate) fn machine(&self) {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let info = read("/proc/cpuinfo");
+        let model = info
+            .lines()
+            .find_map(|line| line.strip_prefix("model name"));
+        let model = model.map_or("unknown CPU", |line| {
+            line.trim_start_matches([' ', '\t', ':'])
+        });
+        let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+        let kernel = read("/proc/sys/kernel/osrelease");
+        let load = read("/proc/loadavg");
+        let load = load.split(' ').next().unwrap_or_default();
+        self.note(&format!(
+            "{cpus} x {model}, Linux {}, load {load}",
+            kernel.trim()
+        ));
+    }
+
     /// Something that the reader of the figures should know.
     pub(crate) fn note(&self, text: &str) {
         eprintln!("selvedge-bench: {text}");

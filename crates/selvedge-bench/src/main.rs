@@ -3,13 +3,17 @@
 //! Every figure is a ratio or a time of this machine on this day: quote ratios, with the command and the date.
 
 mod burn;
+mod empty_handler;
 mod figure;
+mod peer;
 mod profiler;
 mod suite;
+mod weights;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use figure::Figures;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use suite::{Settings, Suite};
 
@@ -29,18 +33,24 @@ struct Cli {
     /// Print one JSON object a line: suite, name, value, unit, peer
     #[arg(long)]
     json: bool,
+    /// List the suites, and what each measures
+    #[arg(long)]
+    list: bool,
     /// Runs of each figure
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 15)]
     runs: usize,
     /// CPU seconds of work of each run, per thread
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
+    /// Threads of the suite `overhead`; where CPUs share a core, as many as CPUs give steadier figures
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
     /// The `selvedge` to measure [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     selvedge: Option<PathBuf>,
-    /// A program that profiles the burner with pprof-rs: see peers/pprof-rs
-    #[arg(long, value_name = "PATH")]
-    pprof_rs: Option<PathBuf>,
+    /// Build the peer that is a library (pprof-rs), which downloads it
+    #[arg(long)]
+    peers: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -48,15 +58,26 @@ enum Command {
     /// The program that is profiled: known work, in known shares
     #[command(hide = true)]
     Burn(burn::Burn),
+    /// The same, interrupted by signals whose handler does nothing
+    #[command(hide = true)]
+    Interrupted(empty_handler::Interrupted),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(Command::Burn(burn)) = &cli.command {
-        burn.run();
-        return ExitCode::SUCCESS;
-    }
-    match measure(&cli) {
+    let done = match &cli.command {
+        Some(Command::Burn(burn)) => {
+            burn.run(|| ());
+            Ok(())
+        }
+        Some(Command::Interrupted(interrupted)) => interrupted.run().map_err(Into::into),
+        None if cli.list => {
+            list();
+            Ok(())
+        }
+        None => measure(&cli),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("selvedge-bench: {error}");
@@ -65,24 +86,42 @@ fn main() -> ExitCode {
     }
 }
 
+fn list() {
+    let mut out = std::io::stdout().lock();
+    for suite in Suite::ALL {
+        let value = suite.to_possible_value();
+        let (name, help) = value.map_or_else(Default::default, |value| {
+            let help = value.get_help().map(ToString::to_string);
+            (value.get_name().to_owned(), help.unwrap_or_default())
+        });
+        // A closed pipe is success: the reader has seen enough.
+        let _ = writeln!(out, "{name:<10} {help}");
+    }
+}
+
 fn measure(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
     let own = std::env::current_exe()?;
-    let beside = || own.parent().map(|folder| folder.join("selvedge"));
+    let folder = own.parent().unwrap_or(Path::new("/"));
     let selvedge = cli
         .selvedge
         .clone()
-        .or_else(beside)
-        .filter(|path| path.is_file());
-    let selvedge = selvedge
-        .ok_or("there is no selvedge beside this program: build it, or name it with --selvedge")?;
+        .unwrap_or_else(|| folder.join("selvedge"));
+    if !selvedge.is_file() {
+        let path = selvedge.display();
+        return Err(format!("there is no {path} to measure: run `cargo build --release --bins -p selvedge-cli`, or name another with --selvedge").into());
+    }
+    let mut figures = Figures::new(cli.json);
+    // Beside the folders of the build: `target/peers`.
+    let peers = peer::find(&folder.with_file_name("peers"), cli.peers, &figures)?;
     let scratch = std::env::temp_dir().join(format!("selvedge-bench-{}", std::process::id()));
     std::fs::create_dir_all(&scratch)?;
     let settings = Settings {
         selvedge,
         burner: own,
-        pprof_rs: cli.pprof_rs.clone(),
+        peers,
         runs: cli.runs.max(1),
         seconds: cli.seconds,
+        threads: cli.threads.max(1),
         scratch: scratch.clone(),
     };
     let suites = if cli.suites.is_empty() {
@@ -90,10 +129,11 @@ fn measure(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
     } else {
         cli.suites.clone()
     };
-    let mut figures = Figures::new(cli.json);
-    for suite in suites {
-        suite.run(&settings, &mut figures)?;
-    }
-    let _ = std::fs::remove_dir_all(scratch);
-    Ok(())
+    figures.machine();
+    let measured = suites
+        .into_iter()
+        .try_for_each(|suite| suite.run(&settings, &mut figures));
+    figures.machine();
+    std::fs::remove_dir_all(scratch)?;
+    Ok(measured?)
 }

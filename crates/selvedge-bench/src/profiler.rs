@@ -1,14 +1,22 @@
 //! Profilers to be measured, each as a way to run the burner.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because it asks the system what children took.
+#![allow(unsafe_code)]
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// A way to run the burner.
+/// A way to run the burner, or (but for two of them) any other program.
 #[derive(Clone, Debug)]
 pub(crate) enum Profiler {
     /// As it is.
     None,
+    /// As it is, with a `perf_event` signal to an empty handler per period: what the kernel alone costs.
+    EmptyHandler,
     /// `selvedge record`, with an engine.
     Selvedge {
         program: PathBuf,
@@ -25,12 +33,16 @@ pub(crate) enum Profiler {
 /// What the burner said of a run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Report {
-    /// CPU nanoseconds of the working threads, by their own clocks.
+    /// CPU nanoseconds of its threads, by their own clocks.
     pub(crate) threads: f64,
-    /// CPU nanoseconds of the whole process while it worked.
+    /// CPU nanoseconds of its process while it worked.
     pub(crate) cpu: f64,
+    /// Nanoseconds that the work took.
+    pub(crate) wall: f64,
     /// Rounds done.
     pub(crate) rounds: f64,
+    /// CPU nanoseconds of all processes of the run: burner and profiler, from start to end.
+    pub(crate) everything: f64,
 }
 
 impl Profiler {
@@ -38,6 +50,7 @@ impl Profiler {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::None => "none",
+            Self::EmptyHandler => "empty handler",
             Self::Selvedge { engine: "perf", .. } => "selvedge-perf",
             Self::Selvedge { .. } => "selvedge",
             Self::PprofRs { .. } => "pprof-rs",
@@ -46,55 +59,30 @@ impl Profiler {
         }
     }
 
-    /// The peers that are on this machine.
-    pub(crate) fn peers(pprof_rs: Option<&Path>) -> Vec<Self> {
-        let mut peers = Vec::new();
-        if let Some(program) = pprof_rs {
-            peers.push(Self::PprofRs {
-                program: program.to_path_buf(),
-            });
-        }
-        let library = PathBuf::from("/usr/lib/x86_64-linux-gnu/libprofiler.so.0");
-        if library.exists() {
-            peers.push(Self::Gperftools { library });
-        }
-        let perf = Command::new("perf")
-            .arg("--version")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        if perf.is_ok_and(|status| status.success()) {
-            peers.push(Self::Perf);
-        }
-        peers
-    }
-
-    /// Runs the burner with these arguments at `hz`; its profile goes to `output`.
-    pub(crate) fn run(
-        &self,
-        burner: &Path,
-        arguments: &[String],
-        hz: u32,
-        scratch: &Path,
-        output: &Path,
-    ) -> io::Result<Report> {
-        let report = scratch.join("report");
-        let _ = std::fs::remove_file(&report);
+    /// `program` under this profiler at `hz`, its profile going to `output`; none if it can only run the burner.
+    pub(crate) fn command(&self, program: &OsStr, hz: u32, output: &Path) -> Option<Command> {
         let hz = hz.to_string();
         let mut command = match self {
-            Self::None | Self::Gperftools { .. } => Command::new(burner),
-            Self::PprofRs { program } => {
+            Self::None => Command::new(program),
+            Self::EmptyHandler | Self::PprofRs { .. } => return None,
+            Self::Gperftools { library } => {
                 let mut command = Command::new(program);
-                command.args(["--hz", &hz, "--output"]).arg(output);
+                command
+                    .env("LD_PRELOAD", library)
+                    .env("CPUPROFILE", output)
+                    .env("CPUPROFILE_FREQUENCY", &hz);
                 command
             }
-            Self::Selvedge { program, engine } => {
-                let mut command = Command::new(program);
+            Self::Selvedge {
+                program: selvedge,
+                engine,
+            } => {
+                let mut command = Command::new(selvedge);
                 command
                     .args(["record", "--quiet", "--engine", engine, "-F", &hz, "-o"])
                     .arg(output)
                     .arg("--")
-                    .arg(burner);
+                    .arg(program);
                 command
             }
             Self::Perf => {
@@ -103,28 +91,56 @@ impl Profiler {
                     .args(["record", "-q", "-e", "task-clock", "-g", "-F", &hz, "-o"])
                     .arg(output)
                     .arg("--")
-                    .arg(burner);
+                    .arg(program);
                 command
             }
         };
-        if let Self::Gperftools { library } = self {
-            command
-                .env("LD_PRELOAD", library)
-                .env("CPUPROFILE", output)
-                .env("CPUPROFILE_FREQUENCY", &hz);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Some(command)
+    }
+
+    fn burner(&self, burner: &Path, hz: u32, output: &Path) -> Command {
+        if let Some(mut command) = self.command(burner.as_os_str(), hz, output) {
+            command.arg("burn");
+            return command;
         }
+        let (program, before): (&Path, &[&str]) = match self {
+            Self::PprofRs { program } => (program, &["--output"]),
+            _ => (burner, &["interrupted"]),
+        };
+        let mut command = Command::new(program);
+        command.args(before);
+        if let Self::PprofRs { .. } = self {
+            command.arg(output);
+        }
+        command.arg("--hz").arg(hz.to_string());
+        if let Self::PprofRs { .. } = self {
+            command.arg("burn");
+        }
+        command.stdout(Stdio::null()).stderr(Stdio::null());
         command
-            .arg("burn")
-            .args(arguments)
-            .arg("--report")
-            .arg(&report);
-        let status = command
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()?;
+    }
+
+    /// Runs the burner with these arguments at `hz`; its profile goes to `output`.
+    pub(crate) fn run(
+        &self,
+        burner: &Path,
+        arguments: &[String],
+        hz: u32,
+        output: &Path,
+    ) -> io::Result<Report> {
+        let report = output.with_extension("report");
+        for old in [&report, output] {
+            let _ = std::fs::remove_file(old);
+        }
+        let mut command = self.burner(burner, hz, output);
+        command.args(arguments).arg("--report").arg(&report);
+        let before = children();
+        let status = command.status()?;
+        let everything = children() - before;
         if !status.success() {
             return Err(io::Error::other(format!(
-                "the burner under {} ended with {status}",
+                "the burner under {} ended with {status}: run {command:?}",
                 self.name()
             )));
         }
@@ -134,10 +150,12 @@ impl Profiler {
             .filter_map(|word| word.parse().ok())
             .collect();
         match *numbers {
-            [threads, cpu, _, rounds] => Ok(Report {
+            [threads, cpu, wall, rounds] => Ok(Report {
                 threads,
                 cpu,
+                wall,
                 rounds,
+                everything,
             }),
             _ => Err(io::Error::other(format!(
                 "the burner under {} gave no report",
@@ -145,4 +163,16 @@ impl Profiler {
             ))),
         }
     }
+}
+
+/// CPU nanoseconds of all children that have ended.
+fn children() -> f64 {
+    // SAFETY: all zeros are a valid `rusage`.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the system writes a `rusage`.
+    unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) };
+    [usage.ru_utime, usage.ru_stime]
+        .iter()
+        .map(|time| time.tv_sec as f64 * 1e9 + time.tv_usec as f64 * 1e3)
+        .sum()
 }

@@ -5,6 +5,7 @@ mod startup;
 mod weight;
 
 use crate::figure::Figures;
+use crate::profiler::Profiler;
 use clap::ValueEnum;
 use std::path::PathBuf;
 
@@ -24,10 +25,21 @@ pub(crate) enum Suite {
 pub(crate) struct Settings {
     pub(crate) selvedge: PathBuf,
     pub(crate) burner: PathBuf,
-    pub(crate) pprof_rs: Option<PathBuf>,
+    pub(crate) peers: Vec<Profiler>,
     pub(crate) runs: usize,
     pub(crate) seconds: f64,
+    pub(crate) threads: usize,
     pub(crate) scratch: PathBuf,
+}
+
+impl Settings {
+    /// `selvedge record` with an engine.
+    fn selvedge(&self, engine: &'static str) -> Profiler {
+        Profiler::Selvedge {
+            program: self.selvedge.clone(),
+            engine,
+        }
+    }
 }
 
 impl Suite {

@@ -3,103 +3,101 @@
 use super::Settings;
 use crate::figure::Figures;
 use crate::profiler::Profiler;
-use selvedge_pprof::model::Profile;
+use crate::weights::{TRUTH, Weights};
 use std::io;
-use std::path::Path;
 
-/// What a profile says of the burner.
-struct Weights {
-    total: f64,
-    sampled: f64,
-    /// Shares of the three functions, of what is in any of them.
-    shares: [f64; 3],
-    samples: f64,
+/// What one profiler made of one load.
+struct Row {
+    profiler: Profiler,
+    threads: usize,
+    hz: u32,
+    totals: Vec<f64>,
+    sampled: Vec<f64>,
 }
 
 pub(crate) fn run(settings: &Settings, figures: &mut Figures) -> io::Result<()> {
-    let ours = Profiler::Selvedge {
-        program: settings.selvedge.clone(),
-        engine: "auto",
-    };
-    let output = settings.scratch.join("weight.pb.gz");
-    let runs = settings.runs.min(5);
+    let mut rows = Vec::new();
     for threads in [1, 2, 8] {
         for hz in [99, 999, 4000] {
-            let (mut totals, mut sampled) = (Vec::new(), Vec::new());
-            for _ in 0..runs {
-                let arguments = arguments(threads, settings.seconds);
-                let report =
-                    ours.run(&settings.burner, &arguments, hz, &settings.scratch, &output)?;
-                let weights = read(&output)?;
-                totals.push(weights.total / report.threads);
-                sampled.push(weights.sampled / report.threads);
+            let mut profilers = vec![settings.selvedge("auto")];
+            if hz == 999 {
+                profilers.push(settings.selvedge("perf"));
+                profilers.extend_from_slice(&settings.peers);
             }
-            figures.add(
-                "weight",
-                &format!("weight_{threads}t_{hz}hz"),
-                "ratio",
-                "selvedge",
-                &totals,
-            );
-            figures.add(
-                "weight",
-                &format!("weight_sampled_{threads}t_{hz}hz"),
-                "ratio",
-                "selvedge",
-                &sampled,
-            );
+            rows.extend(profilers.into_iter().map(|profiler| Row {
+                profiler,
+                threads,
+                hz,
+                totals: Vec::new(),
+                sampled: Vec::new(),
+            }));
         }
     }
-    for peer in Profiler::peers(settings.pprof_rs.as_deref()) {
-        if matches!(peer, Profiler::Perf) {
-            // Its own format, which we do not read.
-            continue;
+    for _ in 0..settings.runs.min(5) {
+        for row in &mut rows {
+            if let Err(error) = row.measure(settings) {
+                figures.note(&error.to_string());
+            }
         }
-        let mut ratios = Vec::new();
-        for _ in 0..runs {
-            let arguments = arguments(1, settings.seconds);
-            let report = peer.run(
-                &settings.burner,
-                &arguments,
-                999,
-                &settings.scratch,
-                &output,
-            )?;
-            ratios.push(read(&output)?.total / report.threads);
-        }
-        figures.add("weight", "weight_1t_999hz", "ratio", peer.name(), &ratios);
     }
-    shares(settings, figures, &ours, &output)
+    for row in &rows {
+        let load = format!("{}t_{}hz", row.threads, row.hz);
+        let (name, peer) = (format!("weight_{load}"), row.profiler.name());
+        figures.add("weight", &name, "ratio", peer, &row.totals);
+        if let Profiler::Selvedge { .. } = row.profiler {
+            let name = format!("weight_sampled_{load}");
+            figures.add("weight", &name, "ratio", peer, &row.sampled);
+        }
+    }
+    shares(settings, figures)
 }
 
-/// The known shares, in standard deviations of a binomial from what they should be.
-fn shares(
-    settings: &Settings,
-    figures: &mut Figures,
-    ours: &Profiler,
-    output: &Path,
-) -> io::Result<()> {
-    let mut deviations = [Vec::new(), Vec::new(), Vec::new()];
+impl Row {
+    fn measure(&mut self, settings: &Settings) -> io::Result<()> {
+        let output = settings.scratch.join("weight");
+        let arguments = arguments(self.threads, settings.seconds);
+        let report = self
+            .profiler
+            .run(&settings.burner, &arguments, self.hz, &output)?;
+        let weights = Weights::read(&self.profiler, &output)?;
+        self.totals.push(weights.total / report.threads);
+        self.sampled.push(weights.sampled / report.threads);
+        Ok(())
+    }
+}
+
+/// The known shares, and what part of the samples shows one of the three functions at all.
+fn shares(settings: &Settings, figures: &mut Figures) -> io::Result<()> {
+    let output = settings.scratch.join("shares");
+    let mut profilers = vec![settings.selvedge("auto"), settings.selvedge("perf")];
+    profilers.extend_from_slice(&settings.peers);
+    // Its profiles have addresses, no names.
+    profilers.retain(|profiler| !matches!(profiler, Profiler::Gperftools { .. }));
+    let mut measured = vec![Vec::new(); profilers.len()];
     for _ in 0..settings.runs.min(5) {
-        ours.run(
-            &settings.burner,
-            &arguments(2, settings.seconds * 2.0),
-            999,
-            &settings.scratch,
-            output,
-        )?;
-        let weights = read(output)?;
-        for (at, (share, truth)) in weights.shares.iter().zip([0.5, 0.3, 0.2]).enumerate() {
-            let sigma = (truth * (1.0 - truth) / weights.samples.max(1.0)).sqrt();
-            deviations[at].push((share - truth) / sigma);
+        for (profiler, measured) in profilers.iter().zip(&mut measured) {
+            let arguments = arguments(2, settings.seconds * 2.0);
+            profiler.run(&settings.burner, &arguments, 999, &output)?;
+            measured.push(Weights::read(profiler, &output)?);
         }
     }
-    for (values, name) in
-        deviations
-            .iter()
-            .zip(["share_half", "share_three_tenths", "share_one_fifth"])
-    {
-        figures.add("weight", name, "sigma", "selvedge", values);
+    for (profiler, measured) in profilers.iter().zip(&measured) {
+        let peer = profiler.name();
+        for (at, (function, _)) in TRUTH.iter().enumerate() {
+            let sigmas: Vec<f64> = measured
+                .iter()
+                .map(|weights| weights.deviations()[at])
+                .collect();
+            figures.add(
+                "weight",
+                &format!("share_{function}"),
+                "sigma",
+                peer,
+                &sigmas,
+            );
+        }
+        let attributed: Vec<f64> = measured.iter().map(Weights::attributed).collect();
+        figures.add("weight", "share_attributed", "ratio", peer, &attributed);
     }
     Ok(())
 }
@@ -111,39 +109,4 @@ fn arguments(threads: usize, seconds: f64) -> Vec<String> {
         "--seconds".into(),
         seconds.to_string(),
     ]
-}
-
-fn read(path: &Path) -> io::Result<Weights> {
-    let profile = Profile::read(&std::fs::read(path)?).map_err(io::Error::other)?;
-    let index = profile
-        .sample_types
-        .iter()
-        .position(|kind| kind.unit == "nanoseconds");
-    let index = index.ok_or_else(|| io::Error::other("the profile has no CPU time"))?;
-    let (total, sampled) = profile.accounted(index);
-    let mut shares = [0.0; 3];
-    let mut samples = 0.0;
-    for sample in &profile.samples {
-        let lines = sample
-            .locations
-            .iter()
-            .flat_map(|&at| &profile.locations[at].lines);
-        let mut names = lines.map(|line| profile.functions[line.function].name.as_str());
-        let found = names.find_map(|name| {
-            ["burn_half", "burn_three_tenths", "burn_one_fifth"]
-                .iter()
-                .position(|wanted| name.ends_with(wanted))
-        });
-        if let Some(found) = found {
-            shares[found] += sample.values[index] as f64;
-            samples += sample.values[0] as f64;
-        }
-    }
-    let sum: f64 = shares.iter().sum();
-    Ok(Weights {
-        total: total as f64,
-        sampled: sampled as f64,
-        shares: shares.map(|share| share / sum.max(1.0)),
-        samples,
-    })
 }

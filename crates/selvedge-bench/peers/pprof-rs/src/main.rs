@@ -26,7 +26,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cli = Cli::parse();
     let guard = pprof::ProfilerGuard::new(cli.hz)?;
     let Command::Burn(burn) = &cli.command;
-    burn.run();
+    burn.run(|| ());
     let profile = guard.report().build()?.pprof()?;
     std::fs::write(&cli.output, profile.encode_to_vec())?;
     Ok(())
