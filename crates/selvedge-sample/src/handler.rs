@@ -93,7 +93,8 @@ pub unsafe extern "C" fn entry(signal: c_int, info: *const c_void, context: *con
         Purpose::Program => pass_on(signal, info, context),
         Purpose::Arm => {
             if session.region.header.state.load(Ordering::Relaxed) == session::RECORDING {
-                target::start_thread(session, system::gettid(), Base::Birth);
+                let tid = system::gettid();
+                target::start_thread(session, tid, base_of(tid));
                 target::obey(session);
             }
         }
@@ -104,6 +105,16 @@ pub unsafe extern "C" fn entry(signal: c_int, info: *const c_void, context: *con
             sample(session, hint, interrupted);
             target::obey(session);
         }
+    }
+}
+
+/// From when on a thread that has not announced itself is accounted for. It began while the session was recording; but not
+/// the first thread of a program that has just attached, whose clock goes on from before the `exec`.
+fn base_of(tid: u32) -> Base {
+    if tid == system::getpid() {
+        Base::Now
+    } else {
+        Base::Birth
     }
 }
 
@@ -128,7 +139,7 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
             // `ITIMER_PROF` and the reader's events reach threads that have not announced themselves: they do it here.
             let outside = hint.is_none() && recording;
             let claimed = if outside {
-                target::start_thread(session, tid, Base::Birth)
+                target::start_thread(session, tid, base_of(tid))
             } else {
                 None
             };
