@@ -244,15 +244,15 @@ impl Reader {
             self.finish(index, None);
             return;
         };
+        if self.stopped_after.is_some() {
+            return;
+        }
         if let Some(cpu) = process_cpu(pid, self.own_pid, &self.own_threads) {
             image.cpu = image.cpu.max(cpu);
         }
         let alive: Vec<u32> = entries
             .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
             .collect();
-        if self.region.header.state.load(Ordering::Relaxed) != session::RECORDING {
-            return;
-        }
         let session = Session {
             region: self.region,
             process_index: index,
@@ -368,9 +368,12 @@ impl Reader {
             return;
         };
         image.scan(self.region, process, &mut self.modules, &mut self.counts);
-        image.cpu = cpu
-            .unwrap_or(image.cpu)
-            .max(process.cpu_end.load(Ordering::Relaxed));
+        // After the end of the recording, it used CPU time that nobody asked about.
+        if self.stopped_after.is_none() {
+            image.cpu = cpu
+                .unwrap_or(image.cpu)
+                .max(process.cpu_end.load(Ordering::Relaxed));
+        }
         for at in image.threads(self.region) {
             if let Some(thread) = self.region.thread(at) {
                 if let Some((_, tid)) = unkey(thread.key.load(Ordering::Acquire)) {
