@@ -74,7 +74,7 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
             eprintln!("selvedge: {warning}");
         }
     }
-    let pid = launch.start(&agent.path, &session)?;
+    let pid = launch.start(&agent.path, &session, &signals)?;
     let watch = Watch {
         options,
         running: &running,

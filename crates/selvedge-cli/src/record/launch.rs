@@ -1,5 +1,6 @@
 //! Finds CMD, checks that the agent can be loaded into it, starts it.
 
+use super::signals::Signals;
 use crate::failure::{Failure, Result};
 use crate::program::{self, Obstacle};
 use std::ffi::{OsStr, OsString};
@@ -38,7 +39,7 @@ impl Launch {
     }
 
     /// Starts it with the agent at `agent`, recording into `session`. Gives back its process id.
-    pub(crate) fn start(&self, agent: &Path, session: &str) -> Result<i32> {
+    pub(crate) fn start(&self, agent: &Path, session: &str, signals: &Signals) -> Result<i32> {
         let mut preload: OsString = agent.as_os_str().to_owned();
         if let Some(before) = std::env::var_os("LD_PRELOAD").filter(|value| !value.is_empty()) {
             preload.push(":");
@@ -48,15 +49,16 @@ impl Launch {
             .arguments
             .split_first()
             .ok_or_else(|| Failure::usage("name a program to record"))?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(rest)
             .env("LD_PRELOAD", preload)
-            .env("SELVEDGE_SESSION", session)
-            .spawn()
-            .map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => Failure::not_found(&self.name),
-                _ => Failure::cannot_run(&self.name, error),
-            })?;
+            .env("SELVEDGE_SESSION", session);
+        signals.unblock_in(&mut command);
+        let child = command.spawn().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Failure::not_found(&self.name),
+            _ => Failure::cannot_run(&self.name, error),
+        })?;
         // The process is waited for by its id, together with any others of ours.
         Ok(child.id().cast_signed())
     }

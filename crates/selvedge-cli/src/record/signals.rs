@@ -8,6 +8,8 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::time::Duration;
 
 /// What happened.
@@ -28,10 +30,18 @@ pub(crate) enum Event {
     Forward(i32),
 }
 
-/// Signals, blocked and read from a descriptor. Threads started later inherit the mask; CMD gets an empty one.
-#[derive(Debug)]
+/// Signals, blocked and read from a descriptor. Threads started later inherit the mask; CMD gets the one from before.
 pub(crate) struct Signals {
     descriptor: OwnedFd,
+    before: libc::sigset_t,
+}
+
+impl std::fmt::Debug for Signals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signals")
+            .field("descriptor", &self.descriptor)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Signals that are handed on to CMD.
@@ -56,9 +66,10 @@ impl Signals {
             // SAFETY: the set is filled; the signal is a valid one.
             unsafe { libc::sigaddset(set.as_mut_ptr(), signal) };
         }
-        // SAFETY: reads the set, which is filled.
+        let mut before = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: reads one set, which is filled, and fills the other.
         let blocked =
-            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+            unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), before.as_mut_ptr()) };
         if blocked != 0 {
             return Err(io::Error::from_raw_os_error(blocked));
         }
@@ -68,10 +79,29 @@ impl Signals {
         if descriptor < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: just opened, owned by nothing else.
         Ok(Self {
+            // SAFETY: just opened, owned by nothing else.
             descriptor: unsafe { OwnedFd::from_raw_fd(descriptor) },
+            // SAFETY: filled, since the call succeeded.
+            before: unsafe { before.assume_init() },
         })
+    }
+
+    /// Makes a program start with the signal mask that was there before: it would inherit ours.
+    pub(crate) fn unblock_in(&self, command: &mut Command) {
+        let before = self.before;
+        let unblock = move || {
+            // SAFETY: reads the set, which is filled.
+            let result = unsafe {
+                libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut())
+            };
+            match result {
+                0 => Ok(()),
+                error => Err(io::Error::from_raw_os_error(error)),
+            }
+        };
+        // SAFETY: makes a system call only.
+        unsafe { command.pre_exec(unblock) };
     }
 
     /// The next event, waiting for it at most `pause`.
