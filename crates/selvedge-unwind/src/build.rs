@@ -6,6 +6,7 @@
 //! bytes per byte of `.eh_frame`.
 
 mod elf;
+mod encode;
 mod entries;
 mod error;
 mod expression;
@@ -15,58 +16,13 @@ mod trace;
 
 pub use error::Error;
 
-use crate::table::{HEADER_BYTES, MAGIC, RULE_BYTES, Rule};
-use rustc_hash::FxHashMap;
-
 /// Makes the unwind table of an ELF image (its file, or the vDSO's bytes).
 ///
 /// # Errors
 ///
 /// The bytes are no 64-bit little-endian ELF image ([`Error::is_not_elf`]), or it has no unwind information.
 pub fn table(elf: &[u8]) -> Result<Vec<u8>, Error> {
-    rows::of(elf).map(|rows| encode(&rows))
-}
-
-/// Writes rows (ascending, starting at svmas) as a table.
-fn encode(rows: &[(u64, Rule)]) -> Vec<u8> {
-    let base = rows.first().map_or(0, |(start, _)| *start);
-    let mut numbers: FxHashMap<Rule, u32> = FxHashMap::default();
-    let mut last = None;
-    let mut rules: Vec<Rule> = Vec::new();
-    let mut starts: Vec<u32> = Vec::with_capacity(rows.len());
-    let mut rules_of_rows: Vec<u32> = Vec::with_capacity(rows.len());
-    for (start, rule) in rows {
-        // What lies further from the base than a row can say has no rule.
-        let (offset, rule) = match u32::try_from(start - base) {
-            Ok(offset) => (offset, *rule),
-            Err(_) => (u32::MAX, Rule::NONE),
-        };
-        if last == Some(rule) {
-            continue;
-        }
-        last = Some(rule);
-        let number = *numbers.entry(rule).or_insert_with(|| {
-            rules.push(rule);
-            (rules.len() - 1) as u32
-        });
-        starts.push(offset);
-        rules_of_rows.push(number);
-        if offset == u32::MAX {
-            break;
-        }
-    }
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + starts.len() * 8 + rules.len() * RULE_BYTES);
-    for word in [MAGIC, starts.len() as u32, rules.len() as u32, 0] {
-        bytes.extend_from_slice(&word.to_le_bytes());
-    }
-    bytes.extend_from_slice(&base.to_le_bytes());
-    for word in starts.iter().chain(&rules_of_rows) {
-        bytes.extend_from_slice(&word.to_le_bytes());
-    }
-    for rule in &rules {
-        bytes.extend_from_slice(&rule.encode());
-    }
-    bytes
+    rows::of(elf).map(|rows| encode::table(&rows))
 }
 
 /// Executable code of a process.

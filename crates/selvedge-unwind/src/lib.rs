@@ -16,6 +16,7 @@
 
 #[cfg(feature = "build")]
 pub mod build;
+mod call;
 mod map;
 pub mod table;
 mod walk;

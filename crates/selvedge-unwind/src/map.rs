@@ -17,13 +17,35 @@ pub struct ModuleMap<'a> {
     arena: &'a [u8],
 }
 
-/// Where an address was found.
+/// A module, as a walk meets it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Place<'a> {
-    /// In code with a table: the table, and the address as its module counts.
-    Table(Table<'a>, u64),
-    /// In code without one.
-    NoTable,
+pub(crate) struct Module<'a> {
+    start: u64,
+    end: u64,
+    bias: u64,
+    /// `None`: there is no unwind information.
+    pub(crate) table: Option<Table<'a>>,
+}
+
+impl Module<'_> {
+    /// No module: it holds no address.
+    pub(crate) const NOWHERE: Self = Self {
+        start: 0,
+        end: 0,
+        bias: 0,
+        table: None,
+    };
+
+    #[inline]
+    pub(crate) fn contains(&self, address: u64) -> bool {
+        address >= self.start && address < self.end
+    }
+
+    /// An address as the module counts.
+    #[inline]
+    pub(crate) fn svma(&self, address: u64) -> u64 {
+        address.wrapping_sub(self.bias)
+    }
 }
 
 impl<'a> ModuleMap<'a> {
@@ -48,7 +70,7 @@ impl<'a> ModuleMap<'a> {
     }
 
     /// The module at an address. `None` where no known code is.
-    pub(crate) fn find(&self, address: u64) -> Option<Place<'a>> {
+    pub(crate) fn find(&self, address: u64) -> Option<Module<'a>> {
         // The first entry that ends behind the address.
         let (mut low, mut high) = (0, self.entries.len() / ENTRY_BYTES);
         while low < high {
@@ -60,24 +82,24 @@ impl<'a> ModuleMap<'a> {
                 high = middle;
             }
         }
-        let [start, _, bias, offset, length] = self.entry(low)?;
+        let [start, end, bias, offset, length] = self.entry(low)?;
         if address < start {
             return None;
         }
-        if length == 0 {
-            return Some(Place::NoTable);
-        }
-        let bytes = self
-            .arena
-            .get(usize::try_from(offset).ok()?..)?
-            .get(..usize::try_from(length).ok()?)?;
-        Some(Table::view(bytes).map_or(Place::NoTable, |table| {
-            Place::Table(table, address.wrapping_sub(bias))
-        }))
-    }
-
-    /// Whether known code is at an address.
-    pub(crate) fn is_code(&self, address: u64) -> bool {
-        self.find(address).is_some()
+        let bytes = || {
+            let from = self.arena.get(usize::try_from(offset).ok()?..)?;
+            from.get(..usize::try_from(length).ok()?)
+        };
+        let table = if length == 0 {
+            None
+        } else {
+            bytes().and_then(Table::view)
+        };
+        Some(Module {
+            start,
+            end,
+            bias,
+            table,
+        })
     }
 }

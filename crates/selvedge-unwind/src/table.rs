@@ -2,24 +2,29 @@
 //!
 //! | bytes | |
 //! |---|---|
-//! | 0 | [`MAGIC`] (u32), number of rows (u32), number of rules (u32), 0 (u32) |
-//! | 16 | base: the address (svma) that rows count from (u64) |
-//! | 24 | starts of rows, ascending, in bytes from the base (u32 each) |
-//! | … | rule of each row (u32 each) |
+//! | 0 | [`MAGIC`], number of rows, of index entries, of rules, of long rules, shift of the index (u32 each) |
+//! | 24 | base: the address (svma) that rows count from (u64) |
+//! | 32 | rows, ascending: start in bytes from the base, number of its rule (u32 each) |
+//! | … | index: the last row that starts at or before `n << shift` bytes from the base (u32 each) |
 //! | … | rules ([`RULE_BYTES`] each) |
+//! | … | long rules ([`LONG_RULE_BYTES`] each) |
 //!
-//! A row is valid up to the next one; code that no unwind information covers has rows with a rule of kind
-//! [`Cfa::None`]. All numbers are little-endian.
+//! A row is valid up to the next one. All numbers are little-endian. A rule is 16 bytes: its kind, a register, whether it
+//! is of a signal frame, 0 (u8 each), an offset or the number of a long rule (u32), and for each callee-saved register
+//! where it is stored below the CFA, in words (u8; 0: unchanged, 255: lost). Nearly every rule of real code has this form;
+//! any other is a long one.
 //!
 //! A view never trusts the bytes: every access is checked, since shared memory may hold anything.
 
 /// First word of a table.
-pub const MAGIC: u32 = u32::from_le_bytes(*b"SvT1");
+pub const MAGIC: u32 = u32::from_le_bytes(*b"SvT2");
 /// Bytes of the header.
-pub const HEADER_BYTES: usize = 24;
-/// Bytes of a rule: CFA kind, its register, flags, 0 (u8 each), two offsets (i32), eight pairs of kind and register
+pub const HEADER_BYTES: usize = 32;
+/// Bytes of a rule.
+pub const RULE_BYTES: usize = 16;
+/// Bytes of a long rule: CFA kind, its register, flags, 0 (u8 each), two offsets (i32), eight pairs of kind and register
 /// (u8), eight offsets (i32), 4 bytes of padding.
-pub const RULE_BYTES: usize = 64;
+pub const LONG_RULE_BYTES: usize = 64;
 
 /// Registers that a walk keeps, as places in its register file and in rules.
 pub mod register {
@@ -29,7 +34,7 @@ pub mod register {
     pub const BP: usize = 1;
     /// `r12`; `r13` to `r15` follow.
     pub const R12: usize = 2;
-    /// The return address.
+    /// The return address. Those before it are callee-saved.
     pub const IP: usize = 6;
     /// `rsp`.
     pub const SP: usize = 7;
@@ -40,8 +45,11 @@ pub mod register {
 /// How the canonical frame address is found (DWARF 5, §6.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cfa {
-    /// There is no rule: no unwind information, or an expression of a form that is not known.
+    /// There is no rule that is always true: an expression of a form that is not known, or registers that a walk does
+    /// not keep.
     None,
+    /// There is no unwind information: perhaps `rbp` is a frame pointer.
+    Unknown,
     /// Register plus offset.
     Register(u8, i32),
     /// What is stored at register plus offset, plus a second offset.
@@ -82,23 +90,22 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Code without a rule.
+    /// Code whose caller cannot be found.
     pub const NONE: Self = Self {
         cfa: Cfa::None,
         signal: false,
         saved: [Saved::Same; register::COUNT],
+    };
+    /// Code without unwind information.
+    pub const UNKNOWN: Self = Self {
+        cfa: Cfa::Unknown,
+        ..Self::NONE
     };
     /// The outermost frame.
     pub const ROOT: Self = Self {
         cfa: Cfa::Root,
         ..Self::NONE
     };
-
-    /// A frame whose CFA is `rsp` plus `offset`, with the return address right below it.
-    #[must_use]
-    pub const fn stack_only(offset: i32) -> Self {
-        Self::with_return_address(Cfa::Register(register::SP as u8, offset))
-    }
 
     /// A frame with this CFA, with the return address right below it.
     #[must_use]
@@ -113,39 +120,8 @@ impl Rule {
         }
     }
 
-    /// As bytes of a table.
-    #[must_use]
-    pub fn encode(&self) -> [u8; RULE_BYTES] {
-        let mut bytes = [0; RULE_BYTES];
-        let (kind, base, first, second) = match self.cfa {
-            Cfa::None => (0, 0, 0, 0),
-            Cfa::Register(base, offset) => (1, base, offset, 0),
-            Cfa::Stored(base, offset, after) => (2, base, offset, after),
-            Cfa::Stub(from) => (3, 0, from, 0),
-            Cfa::Root => (4, 0, 0, 0),
-        };
-        bytes[..4].copy_from_slice(&[kind, base, u8::from(self.signal), 0]);
-        bytes[4..8].copy_from_slice(&i32::to_le_bytes(first));
-        bytes[8..12].copy_from_slice(&i32::to_le_bytes(second));
-        for (at, saved) in self.saved.iter().enumerate() {
-            let (kind, base, offset) = match *saved {
-                Saved::Same => (0, 0, 0),
-                Saved::Lost => (1, 0, 0),
-                Saved::AtCfa(offset) => (2, 0, offset),
-                Saved::Cfa(offset) => (3, 0, offset),
-                Saved::In(base) => (4, base, 0),
-                Saved::At(base, offset) => (5, base, offset),
-            };
-            bytes[12 + 2 * at..14 + 2 * at].copy_from_slice(&[kind, base]);
-            bytes[28 + 4 * at..32 + 4 * at].copy_from_slice(&i32::to_le_bytes(offset));
-        }
-        bytes
-    }
-
-    /// From bytes of a table; `None` where they are no rule.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; RULE_BYTES] = bytes.first_chunk()?;
+    /// From a long rule; `None` where the bytes are none.
+    pub(crate) fn decode(bytes: &[u8; LONG_RULE_BYTES]) -> Option<Self> {
         let [kind, base, signal, ..] = *bytes;
         let (first, second) = (signed(bytes, 4)?, signed(bytes, 8)?);
         let cfa = match kind {
@@ -154,6 +130,7 @@ impl Rule {
             2 => Cfa::Stored(base, first, second),
             3 => Cfa::Stub(first),
             4 => Cfa::Root,
+            5 => Cfa::Unknown,
             _ => return None,
         };
         let mut saved = [Saved::Same; register::COUNT];
@@ -178,6 +155,70 @@ impl Rule {
     }
 }
 
+/// In the slot of a register: its value is lost.
+pub(crate) const LOST: u8 = 255;
+
+/// What a rule of 16 bytes says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    None = 0,
+    Register = 1,
+    Root = 2,
+    Unknown = 3,
+    Long = 4,
+}
+
+/// A rule of 16 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Short {
+    pub(crate) kind: Kind,
+    pub(crate) base: u8,
+    pub(crate) signal: bool,
+    /// The offset of the CFA, or the number of the long rule.
+    pub(crate) number: u32,
+    pub(crate) slots: [u8; register::IP],
+}
+
+impl Short {
+    #[inline]
+    pub(crate) fn decode(bytes: [u8; RULE_BYTES]) -> Option<Self> {
+        let [
+            kind,
+            base,
+            signal,
+            _,
+            n0,
+            n1,
+            n2,
+            n3,
+            s0,
+            s1,
+            s2,
+            s3,
+            s4,
+            s5,
+            ..,
+        ] = bytes;
+        let kind = match kind {
+            0 => Kind::None,
+            1 => Kind::Register,
+            2 => Kind::Root,
+            3 => Kind::Unknown,
+            4 => Kind::Long,
+            _ => return None,
+        };
+        let number = u32::from_le_bytes([n0, n1, n2, n3]);
+        Some(Self {
+            kind,
+            base,
+            signal: signal != 0,
+            number,
+            slots: [s0, s1, s2, s3, s4, s5],
+        })
+    }
+}
+
 fn unsigned(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
@@ -190,96 +231,144 @@ fn signed(bytes: &[u8], at: usize) -> Option<i32> {
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
     base: u64,
-    starts: &'a [u8],
-    rules_of_rows: &'a [u8],
-    rules: &'a [u8],
+    shift: u32,
+    rows: &'a [[u8; 8]],
+    index: &'a [[u8; 4]],
+    rules: &'a [[u8; RULE_BYTES]],
+    long_rules: &'a [[u8; LONG_RULE_BYTES]],
 }
 
 impl<'a> Table<'a> {
     /// Looks at bytes as a table. `None` where they are none.
     #[must_use]
     pub fn view(bytes: &'a [u8]) -> Option<Self> {
-        if unsigned(bytes, 0)? != MAGIC {
+        let header: &[u8; HEADER_BYTES] = bytes.first_chunk()?;
+        if unsigned(header, 0)? != MAGIC {
             return None;
         }
-        let rows = unsigned(bytes, 4)? as usize;
-        let rules = unsigned(bytes, 8)? as usize;
-        let base = u64::from_le_bytes(*bytes.get(16..)?.first_chunk()?);
+        let count = |at| unsigned(header, at).and_then(|count| usize::try_from(count).ok());
         let rest = bytes.get(HEADER_BYTES..)?;
-        let (starts, rest) = rest.split_at_checked(rows.checked_mul(4)?)?;
-        let (rules_of_rows, rest) = rest.split_at_checked(rows.checked_mul(4)?)?;
-        let rules = rest.get(..rules.checked_mul(RULE_BYTES)?)?;
+        let (rows, rest) = rest.split_at_checked(count(4)?.checked_mul(8)?)?;
+        let (index, rest) = rest.split_at_checked(count(8)?.checked_mul(4)?)?;
+        let (rules, rest) = rest.split_at_checked(count(12)?.checked_mul(RULE_BYTES)?)?;
+        let long_rules = rest.get(..count(16)?.checked_mul(LONG_RULE_BYTES)?)?;
         Some(Self {
-            base,
-            starts,
-            rules_of_rows,
-            rules,
+            base: u64::from_le_bytes(*header.last_chunk()?),
+            shift: unsigned(header, 20)?,
+            rows: rows.as_chunks().0,
+            index: index.as_chunks().0,
+            rules: rules.as_chunks().0,
+            long_rules: long_rules.as_chunks().0,
         })
     }
 
     /// Number of rows.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.starts.len() / 4
+        self.rows.len()
     }
 
     /// The address (svma) at which a row starts.
     #[must_use]
     pub fn start(&self, row: usize) -> Option<u64> {
-        Some(
-            self.base
-                .wrapping_add(u64::from(unsigned(self.starts, row.checked_mul(4)?)?)),
-        )
+        Some(self.base.wrapping_add(u64::from(self.row(row)?.0)))
     }
 
-    /// The rule at an address (svma). `None` where the table does not reach.
-    #[must_use]
-    pub fn rule(&self, svma: u64) -> Option<Rule> {
-        let offset = u32::try_from(svma.checked_sub(self.base)?).ok()?;
-        // The last row that starts at or before `offset`: `low` always starts at or before it, `high` never.
-        let (mut low, mut high) = (0, self.rows());
-        if unsigned(self.starts, 0)? > offset {
-            return None;
-        }
-        while high.wrapping_sub(low) > 1 {
-            let middle = low.midpoint(high);
-            if unsigned(self.starts, middle.wrapping_mul(4))? <= offset {
+    /// Start and number of the rule of a row.
+    #[inline]
+    fn row(&self, row: usize) -> Option<(u32, u32)> {
+        let [s0, s1, s2, s3, r0, r1, r2, r3] = *self.rows.get(row)?;
+        Some((
+            u32::from_le_bytes([s0, s1, s2, s3]),
+            u32::from_le_bytes([r0, r1, r2, r3]),
+        ))
+    }
+
+    /// The last row that starts at or before an offset.
+    #[inline]
+    fn find(&self, offset: u32) -> Option<(usize, u32, u32)> {
+        let slot = usize::try_from(offset.checked_shr(self.shift)?).ok()?;
+        let entry = |slot: usize| {
+            self.index
+                .get(slot)
+                .map(|entry| u32::from_le_bytes(*entry) as usize)
+        };
+        let last = self.rows.len().checked_sub(1)?;
+        let mut low = entry(slot.min(self.index.len().wrapping_sub(1)))?;
+        let mut high = entry(slot.wrapping_add(1))
+            .unwrap_or(last)
+            .min(last)
+            .max(low);
+        // `low` starts at or before `offset`; none behind `high` does.
+        while low < high {
+            let middle = low.wrapping_add(high.wrapping_sub(low).div_ceil(2));
+            if self.row(middle)?.0 <= offset {
                 low = middle;
             } else {
-                high = middle;
+                high = middle.wrapping_sub(1);
             }
         }
-        let rule = unsigned(self.rules_of_rows, low.wrapping_mul(4))? as usize;
-        Rule::decode(self.rules.get(rule.checked_mul(RULE_BYTES)?..)?)
+        let (start, rule) = self.row(low)?;
+        (start <= offset).then_some((low, start, rule))
+    }
+
+    #[inline]
+    fn short(&self, number: u32) -> Option<Short> {
+        Short::decode(*self.rules.get(usize::try_from(number).ok()?)?)
+    }
+
+    /// The rule of an instruction.
+    #[inline]
+    pub(crate) fn rule_of_instruction(&self, svma: u64) -> Option<Short> {
+        let offset = u32::try_from(svma.checked_sub(self.base)?).ok()?;
+        self.short(self.find(offset)?.2)
+    }
+
+    /// The rule of the call before a return address; or that of a signal trampoline at the address itself, which nothing
+    /// called: handlers only return to it.
+    #[inline]
+    pub(crate) fn rule_of_return(&self, svma: u64) -> Option<Short> {
+        let offset = u32::try_from(svma.checked_sub(self.base)?).ok()?;
+        let (row, start, rule) = self.find(offset)?;
+        let here = self.short(rule);
+        if start != offset || here.is_some_and(|rule| rule.signal) {
+            return here;
+        }
+        self.short(self.row(row.checked_sub(1)?)?.1)
+    }
+
+    pub(crate) fn long(&self, number: u32) -> Option<Rule> {
+        Rule::decode(self.long_rules.get(usize::try_from(number).ok()?)?)
+    }
+
+    /// The rule of the instruction at an address (svma). `None` where the table does not reach.
+    #[must_use]
+    pub fn rule(&self, svma: u64) -> Option<Rule> {
+        let short = self.rule_of_instruction(svma)?;
+        Some(match short.kind {
+            Kind::None => Rule::NONE,
+            Kind::Unknown => Rule::UNKNOWN,
+            Kind::Root => Rule::ROOT,
+            Kind::Long => self.long(short.number)?,
+            Kind::Register => {
+                let cfa = Cfa::Register(short.base, short.number.cast_signed());
+                let mut rule = Rule::with_return_address(cfa);
+                for (saved, slot) in rule.saved.iter_mut().zip(short.slots) {
+                    *saved = match slot {
+                        0 => Saved::Same,
+                        LOST => Saved::Lost,
+                        words => Saved::AtCfa(i32::from(words).wrapping_mul(-8)),
+                    };
+                }
+                rule
+            }
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rules_survive_encoding() {
-        let mut saved = [Saved::Same; register::COUNT];
-        saved[0] = Saved::At(7, -40);
-        saved[1] = Saved::AtCfa(-16);
-        saved[2] = Saved::Lost;
-        saved[3] = Saved::In(3);
-        saved[7] = Saved::Cfa(8);
-        let cfas = [
-            Cfa::None,
-            Cfa::Register(1, 16),
-            Cfa::Stored(7, 160, -8),
-            Cfa::Stub(11),
-            Cfa::Root,
-        ];
-        for cfa in cfas {
-            for signal in [false, true] {
-                let rule = Rule { cfa, signal, saved };
-                assert_eq!(Rule::decode(&rule.encode()), Some(rule));
-            }
-        }
-    }
 
     #[test]
     fn hostile_bytes_are_no_table() {

@@ -7,12 +7,13 @@
 //! **What is believed.** Each step uses the rule of exactly that instruction. A frame lies above the one that it called:
 //! a CFA that does not grow (other than from the leaf, or across a signal frame, which may lead to another stack) ends
 //! the walk with a mark. A caller that lies in no known code ends it too: either the map is old, or the value is no
-//! return address. Where a module has no unwind information at all (code of a JIT), a frame pointer is followed if it is
-//! aligned, above the stack pointer, and leads to known code. Elsewhere, code without a rule ends the walk with a mark:
-//! a guess there drops a caller silently.
+//! return address. Where there is no unwind information (code of a JIT, hand-written functions), `rbp` is followed if
+//! it is shown to be that function's own frame pointer (see `step_by_frame_pointer`). Otherwise, and where there is a rule
+//! of a form that is not known, the walk ends with a mark: a guess there drops a caller silently.
 
-use crate::map::{ModuleMap, Place};
-use crate::table::{Cfa, Rule, Saved, register};
+use crate::call;
+use crate::map::{Module, ModuleMap};
+use crate::table::{Cfa, Kind, LOST, Rule, Saved, Short, register};
 use selvedge_arch::Registers;
 
 /// Set in a frame whose value is the interrupted instruction itself, not a return address. No user address has this bit.
@@ -85,9 +86,13 @@ pub struct Walked {
     pub end: End,
 }
 
-/// Values of the registers that a walk keeps; `None`: lost.
+/// Values of the registers that a walk keeps.
 #[derive(Clone, Copy, Debug)]
-struct File([Option<u64>; register::COUNT]);
+struct File {
+    values: [u64; register::COUNT],
+    /// Which of them are lost: a bit each.
+    lost: u8,
+}
 
 impl File {
     fn new(registers: Registers) -> Self {
@@ -101,11 +106,41 @@ impl File {
             r14,
             r15,
         } = registers;
-        Self([bx, bp, r12, r13, r14, r15, ip, sp].map(Some))
+        Self {
+            values: [bx, bp, r12, r13, r14, r15, ip, sp],
+            lost: 0,
+        }
     }
 
+    #[inline]
     fn get(&self, register: usize) -> Option<u64> {
-        self.0.get(register).copied().flatten()
+        let value = *self.values.get(register)?;
+        (self.lost & 1_u8.wrapping_shl(register as u32) == 0).then_some(value)
+    }
+
+    #[inline]
+    fn set(&mut self, register: usize, value: Option<u64>) {
+        let bit = 1_u8.wrapping_shl(register as u32);
+        if let Some(place) = self.values.get_mut(register) {
+            *place = value.unwrap_or(0);
+            self.lost = if value.is_some() {
+                self.lost & !bit
+            } else {
+                self.lost | bit
+            };
+        }
+    }
+
+    #[inline]
+    fn ip(&self) -> u64 {
+        let [.., ip, _] = self.values;
+        ip
+    }
+
+    #[inline]
+    fn sp(&self) -> u64 {
+        let [.., sp] = self.values;
+        sp
     }
 }
 
@@ -116,63 +151,45 @@ pub fn walk(
     memory: &mut impl Memory,
     frames: &mut [u64],
 ) -> Walked {
-    let mut file = File::new(registers);
-    let mut exact = true;
-    let mut written = 0;
-    // The lowest CFA that the next frame may have.
-    let mut floor = registers.sp;
+    let mut walk = Walk {
+        map,
+        memory,
+        module: Module::NOWHERE,
+        file: File::new(registers),
+        exact: true,
+        floor: registers.sp,
+        words: SCANNED_WORDS,
+    };
+    let mut written: usize = 0;
     for slot in frames.iter_mut() {
-        let Some(ip) = file.get(register::IP) else {
-            return Walked {
-                frames: written,
-                end: End::NoRule,
-            };
-        };
-        let address = if exact { ip } else { ip.wrapping_sub(1) };
-        let place = map.find(address);
-        if place.is_none() && written > 0 {
-            return Walked {
-                frames: written,
-                end: End::BadReturn,
-            };
-        }
-        *slot = if exact { ip | EXACT_PC } else { ip };
-        written = written.wrapping_add(1);
-        let rule = match place {
-            None => {
-                return Walked {
-                    frames: written,
-                    end: End::NoModule,
-                };
-            }
-            Some(Place::Table(table, svma)) => table.rule(svma).unwrap_or(Rule::NONE),
-            Some(Place::NoTable) => match frame_pointer_rule(map, &file, memory) {
-                Ok(rule) => rule,
-                Err(end) => {
+        let ip = walk.file.ip();
+        let address = if walk.exact { ip } else { ip.wrapping_sub(1) };
+        if !walk.module.contains(address) {
+            match map.find(address) {
+                Some(module) => walk.module = module,
+                None if written > 0 => {
                     return Walked {
                         frames: written,
-                        end,
+                        end: End::BadReturn,
                     };
                 }
-            },
-        };
-        match step(&rule, &file, memory, &mut floor) {
-            Ok(caller) => file = caller,
-            Err(end) => {
-                return Walked {
-                    frames: written,
-                    end,
-                };
+                None => {
+                    *slot = ip | EXACT_PC;
+                    return Walked {
+                        frames: 1,
+                        end: End::NoModule,
+                    };
+                }
             }
         }
-        // Some entry code (of threads, of languages' runtimes) puts a zero where a return address would be.
-        if file.get(register::IP) == Some(0) {
+        *slot = if walk.exact { ip | EXACT_PC } else { ip };
+        written = written.wrapping_add(1);
+        if let Err(end) = walk.step() {
             return Walked {
                 frames: written,
-                end: End::Root,
+                end,
             };
         }
-        exact = rule.signal;
     }
     Walked {
         frames: written,
@@ -180,97 +197,207 @@ pub fn walk(
     }
 }
 
-/// The CFA of a frame, before it is checked.
-fn cfa(rule: Cfa, file: &File, memory: &mut impl Memory) -> Result<u64, End> {
-    let sum = |base: u8, offset: i32| {
-        file.get(usize::from(base))
-            .map(|value| value.wrapping_add_signed(i64::from(offset)))
-            .ok_or(End::NoRule)
-    };
-    match rule {
-        Cfa::None => Err(End::NoRule),
-        Cfa::Root => Err(End::Root),
-        Cfa::Register(base, offset) => sum(base, offset),
-        Cfa::Stored(base, offset, after) => {
-            let stored = memory.read(sum(base, offset)?).ok_or(End::Unreadable)?;
-            Ok(stored.wrapping_add_signed(i64::from(after)))
-        }
-        Cfa::Stub(from) => {
-            let (Some(sp), Some(ip)) = (file.get(register::SP), file.get(register::IP)) else {
-                return Err(End::NoRule);
-            };
-            let pushed = (ip & 15) >= u64::from(from.unsigned_abs());
-            Ok(sp.wrapping_add(if pushed { 16 } else { 8 }))
-        }
-    }
+/// Words that one walk looks through, at most, to prove frame pointers.
+const SCANNED_WORDS: u32 = 1024;
+
+struct Walk<'a, M> {
+    map: &'a ModuleMap<'a>,
+    memory: &'a mut M,
+    /// The module of the current frame.
+    module: Module<'a>,
+    file: File,
+    exact: bool,
+    /// The CFA of the next frame lies above this.
+    floor: u64,
+    /// What is left of [`SCANNED_WORDS`].
+    words: u32,
 }
 
-fn step(rule: &Rule, file: &File, memory: &mut impl Memory, floor: &mut u64) -> Result<File, End> {
-    let cfa = cfa(rule.cfa, file, memory)?;
-    if !rule.signal {
-        // The return address lies below the CFA and not below the stack pointer: the CFA is above it.
-        if cfa <= *floor || !cfa.is_multiple_of(8) {
-            return Err(End::BadFrame);
-        }
-    }
-    let mut caller = [None; register::COUNT];
-    for (at, (value, saved)) in caller.iter_mut().zip(&rule.saved).enumerate() {
-        let at_address = |base: Option<u64>, offset: i32| {
-            base.map(|base| base.wrapping_add_signed(i64::from(offset)))
+impl<M: Memory> Walk<'_, M> {
+    /// Goes to the caller.
+    #[inline]
+    fn step(&mut self) -> Result<(), End> {
+        let Some(table) = self.module.table else {
+            return self.step_by_frame_pointer();
         };
-        *value = match *saved {
-            Saved::Same => file.get(at),
-            Saved::Lost => None,
-            Saved::Cfa(offset) => at_address(Some(cfa), offset),
-            Saved::In(base) => file.get(usize::from(base)),
-            Saved::AtCfa(offset) => Some(read(memory, at_address(Some(cfa), offset))?),
-            Saved::At(base, offset) => Some(read(
-                memory,
-                at_address(file.get(usize::from(base)), offset),
-            )?),
-        };
-    }
-    // A signal frame leads back to whichever stack was interrupted: it may be lower.
-    *floor = caller
-        .get(register::SP)
-        .copied()
-        .flatten()
-        .ok_or(End::NoRule)?;
-    Ok(File(caller))
-}
-
-fn read(memory: &mut impl Memory, address: Option<u64>) -> Result<u64, End> {
-    memory
-        .read(address.ok_or(End::NoRule)?)
-        .ok_or(End::Unreadable)
-}
-
-/// The rule of code that keeps `rbp` as a frame pointer, if everything says that this code does.
-fn frame_pointer_rule(
-    map: &ModuleMap<'_>,
-    file: &File,
-    memory: &mut impl Memory,
-) -> Result<Rule, End> {
-    let (Some(bp), Some(sp)) = (file.get(register::BP), file.get(register::SP)) else {
-        return Err(End::NoRule);
-    };
-    if bp < sp || !bp.is_multiple_of(8) || bp.wrapping_sub(sp) > 1 << 20 {
-        return Err(End::NoRule);
-    }
-    let back = memory.read(bp.wrapping_add(8)).ok_or(End::NoRule)?;
-    if !map.is_code(back.wrapping_sub(1)) {
-        return Err(End::NoRule);
-    }
-    let mut rule = Rule::with_return_address(Cfa::Register(register::BP as u8, 16));
-    rule.saved = rule.saved.map(|saved| {
-        if saved == Saved::Same {
-            Saved::Lost
+        let svma = self.module.svma(self.file.ip());
+        let rule = if self.exact {
+            table.rule_of_instruction(svma)
         } else {
-            saved
+            table.rule_of_return(svma)
+        };
+        let rule = rule.ok_or(End::NoRule)?;
+        match rule.kind {
+            Kind::Register => self.step_by_short(&rule),
+            Kind::None => Err(End::NoRule),
+            Kind::Root => Err(End::Root),
+            Kind::Unknown => self.step_by_frame_pointer(),
+            Kind::Long => {
+                let rule = table.long(rule.number).ok_or(End::NoRule)?;
+                self.step_by_long(&rule)
+            }
         }
-    });
-    if let Some(saved) = rule.saved.get_mut(register::BP) {
-        *saved = Saved::AtCfa(-16);
     }
-    Ok(rule)
+
+    #[inline]
+    fn step_by_short(&mut self, rule: &Short) -> Result<(), End> {
+        let base = self.file.get(usize::from(rule.base)).ok_or(End::NoRule)?;
+        let cfa = base.wrapping_add_signed(i64::from(rule.number.cast_signed()));
+        self.check(cfa)?;
+        let ip = self
+            .memory
+            .read(cfa.wrapping_sub(8))
+            .ok_or(End::Unreadable)?;
+        for (register, slot) in rule.slots.iter().enumerate() {
+            match *slot {
+                0 => {}
+                LOST => self.file.set(register, None),
+                words => {
+                    let at = cfa.wrapping_sub(u64::from(words).wrapping_mul(8));
+                    let value = self.memory.read(at).ok_or(End::Unreadable)?;
+                    self.file.set(register, Some(value));
+                }
+            }
+        }
+        self.arrive(ip, cfa, false)
+    }
+
+    /// The return address lies below the CFA and not below the stack pointer: the CFA is above it.
+    #[inline]
+    fn check(&self, cfa: u64) -> Result<(), End> {
+        if cfa > self.floor && cfa.is_multiple_of(8) {
+            Ok(())
+        } else {
+            Err(End::BadFrame)
+        }
+    }
+
+    /// Makes the caller the current frame.
+    #[inline]
+    fn arrive(&mut self, ip: u64, sp: u64, exact: bool) -> Result<(), End> {
+        self.file.set(register::IP, Some(ip));
+        self.file.set(register::SP, Some(sp));
+        self.exact = exact;
+        // A signal frame leads back to whichever stack was interrupted: it may be lower.
+        self.floor = sp;
+        // Some entry code (of threads, of languages' runtimes) puts a zero where a return address would be.
+        if ip == 0 { Err(End::Root) } else { Ok(()) }
+    }
+
+    fn sum(&self, base: u8, offset: i32) -> Result<u64, End> {
+        let base = self.file.get(usize::from(base)).ok_or(End::NoRule)?;
+        Ok(base.wrapping_add_signed(i64::from(offset)))
+    }
+
+    fn read(&mut self, address: u64) -> Result<u64, End> {
+        self.memory.read(address).ok_or(End::Unreadable)
+    }
+
+    /// The CFA of a frame, before it is checked.
+    fn cfa(&mut self, rule: Cfa) -> Result<u64, End> {
+        match rule {
+            Cfa::None | Cfa::Unknown => Err(End::NoRule),
+            Cfa::Root => Err(End::Root),
+            Cfa::Register(base, offset) => self.sum(base, offset),
+            Cfa::Stored(base, offset, after) => {
+                let at = self.sum(base, offset)?;
+                Ok(self.read(at)?.wrapping_add_signed(i64::from(after)))
+            }
+            Cfa::Stub(from) => {
+                let pushed = (self.file.ip() & 15) >= u64::from(from.unsigned_abs());
+                Ok(self.file.sp().wrapping_add(if pushed { 16 } else { 8 }))
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn step_by_long(&mut self, rule: &Rule) -> Result<(), End> {
+        let cfa = self.cfa(rule.cfa)?;
+        if !rule.signal {
+            self.check(cfa)?;
+        }
+        let mut caller = self.file;
+        for (register, saved) in rule.saved.iter().enumerate() {
+            let value = match *saved {
+                Saved::Same => continue,
+                Saved::Lost => None,
+                Saved::Cfa(offset) => Some(cfa.wrapping_add_signed(i64::from(offset))),
+                Saved::In(base) => self.file.get(usize::from(base)),
+                Saved::AtCfa(offset) => {
+                    Some(self.read(cfa.wrapping_add_signed(i64::from(offset)))?)
+                }
+                Saved::At(base, offset) => {
+                    let at = self.sum(base, offset)?;
+                    Some(self.read(at)?)
+                }
+            };
+            caller.set(register, value);
+        }
+        self.file = caller;
+        let ip = caller.get(register::IP).ok_or(End::NoRule)?;
+        let sp = caller.get(register::SP).ok_or(End::NoRule)?;
+        self.arrive(ip, sp, rule.signal)
+    }
+
+    /// Follows `rbp` through code without unwind information, if it is this function's frame pointer.
+    ///
+    /// **Proof.** Every function between this one and the owner of the frame that `rbp` points to has left a return
+    /// address on the stack, and so has this one: if none lies between the stack pointer and `rbp`, that frame is this
+    /// function's own. A word is taken for a return address if it leads into known code behind a call, so the proof fails
+    /// more often than it must, never less.
+    #[inline(never)]
+    fn step_by_frame_pointer(&mut self) -> Result<(), End> {
+        let bp = self.file.get(register::BP).ok_or(End::NoRule)?;
+        let sp = self.file.sp();
+        let words = bp.wrapping_sub(sp) / 8;
+        if bp < sp
+            || !bp.is_multiple_of(8)
+            || !sp.is_multiple_of(8)
+            || words > u64::from(self.words)
+        {
+            return Err(End::NoRule);
+        }
+        self.words = self.words.wrapping_sub(words as u32);
+        let mut at = sp;
+        while at < bp {
+            let word = self.memory.read(at).ok_or(End::NoRule)?;
+            if self.is_behind_call(word) {
+                return Err(End::NoRule);
+            }
+            at = at.wrapping_add(8);
+        }
+        let caller = self.memory.read(bp).ok_or(End::NoRule)?;
+        let ip = self.memory.read(bp.wrapping_add(8)).ok_or(End::NoRule)?;
+        if ip != 0 && !self.is_behind_call(ip) {
+            return Err(End::NoRule);
+        }
+        let cfa = bp.wrapping_add(16);
+        self.check(cfa)?;
+        // Without unwind information nobody knows where the others are saved.
+        for register in 0..register::IP {
+            self.file.set(register, None);
+        }
+        self.file.set(register::BP, Some(caller));
+        self.arrive(ip, cfa, false)
+    }
+
+    /// Whether a word is the address behind a call in known code.
+    fn is_behind_call(&mut self, word: u64) -> bool {
+        let last = word.wrapping_sub(1);
+        if !self.module.contains(last) && self.map.find(last).is_none() {
+            return false;
+        }
+        // The eight bytes before it, from two aligned words.
+        let from = word.wrapping_sub(8);
+        let (Some(low), Some(high)) = (
+            self.memory.read(from & !7),
+            self.memory.read((from & !7).wrapping_add(8)),
+        ) else {
+            // It cannot be told: it may be.
+            return true;
+        };
+        let shift = (from as u32 & 7).wrapping_mul(8);
+        let both = u128::from(low) | u128::from(high) << 64;
+        call::ends_in_call(((both >> shift) as u64).to_le_bytes())
+    }
 }

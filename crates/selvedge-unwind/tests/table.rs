@@ -50,7 +50,7 @@ fn by_table(rule: &Rule, registers: &[u64; 17]) -> Caller {
     let own = |at: u8| registers[usize::from(NUMBERS[usize::from(at)].0)];
     let sum = |base: u64, offset: i32| base.wrapping_add_signed(i64::from(offset));
     let cfa = match rule.cfa {
-        Cfa::None | Cfa::Root => return None,
+        Cfa::None | Cfa::Unknown | Cfa::Root => return None,
         Cfa::Register(base, offset) => sum(own(base), offset),
         Cfa::Stored(base, offset, after) => sum(memory(sum(own(base), offset)), after),
         Cfa::Stub(from) => registers[7] + 8 + u64::from(registers[16] & 15 >= from as u64) * 8,

@@ -291,7 +291,7 @@ fn join(stretches: Vec<Stretch>) -> Vec<(u64, Rule)> {
     let mut end = None;
     for stretch in stretches {
         match end {
-            Some(end) if end < stretch.start => rows.push((end, Rule::NONE)),
+            Some(end) if end < stretch.start => rows.push((end, Rule::UNKNOWN)),
             Some(end) if end > stretch.start => {
                 while rows
                     .last()
@@ -311,6 +311,6 @@ fn join(stretches: Vec<Stretch>) -> Vec<(u64, Rule)> {
         }
         end = Some(stretch.end);
     }
-    rows.extend(end.map(|end| (end, Rule::NONE)));
+    rows.extend(end.map(|end| (end, Rule::UNKNOWN)));
     rows
 }

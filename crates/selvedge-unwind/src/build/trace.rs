@@ -42,7 +42,7 @@ pub(super) struct Frame {
 impl State {
     /// At the entry of a function, `pushed` bytes below a return address.
     pub(super) fn entry(pushed: i32) -> Self {
-        let Rule { saved, .. } = Rule::stack_only(8);
+        let Rule { saved, .. } = Rule::with_return_address(Cfa::Register(register::SP as u8, 8));
         Self::Frame(Frame {
             depth: Some(8 + pushed),
             frame_pointer: None,
