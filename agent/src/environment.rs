@@ -1,211 +1,278 @@
-//! Environments: finding the session in one, and making one with or without the agent.
+//! The environment that a program is started with: whether it carries the recording on.
 //!
-//! Everything is built on the caller's stack: a `vfork` child shares its parent's heap, and there is none here anyway.
+//! Usually nothing has to change, and the program's own array is passed through. Otherwise the new array and its texts
+//! are put together on the stack: a child of `vfork` must not leave anything behind in its parent's memory.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because environments are arrays of C strings.
+#![allow(unsafe_code)]
 
-use core::ffi::{CStr, c_char};
+use crate::kernel::{self, R_OK};
+use crate::text::{Each, Strings, bytes, value};
+use crate::{real, start};
+use core::ffi::{c_char, c_int};
 
-/// Variables that an edited environment can hold.
-const POINTERS: usize = 1024;
-/// Bytes for variables that are made anew.
-const BYTES: usize = 4096;
+/// Names the session.
+pub(crate) const SESSION: &[u8] = b"SELVEDGE_SESSION";
+/// Names the libraries that the loader is to load first, separated by colons or spaces.
+const PRELOAD: &[u8] = b"LD_PRELOAD";
 
-const PRELOAD: &[u8] = b"LD_PRELOAD=";
-const SESSION: &[u8] = b"SELVEDGE_SESSION=";
+/// What is to become of the recording.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// The new program is recorded too.
+    CarryOn,
+    /// The new program knows nothing of it.
+    Strip,
+}
 
-/// The path and the number of this process's session, kept for environments that have lost them.
-static mut KEPT_SESSION: [u8; 256] = [0; 256];
-/// The path of the agent.
-static mut KEPT_AGENT: [u8; 1024] = [0; 1024];
+fn is_separator(byte: &u8) -> bool {
+    matches!(byte, b':' | b' ')
+}
 
-/// The variables of an environment.
-fn variables<'a>(environment: *const *const c_char) -> impl Iterator<Item = &'a CStr> {
-    (0..).map_while(move |at| {
-        if environment.is_null() {
+/// Whether a value of `LD_PRELOAD` has the agent.
+fn has_agent(value: &[u8], agent: &[u8]) -> bool {
+    value.split(is_separator).any(|library| library == agent)
+}
+
+/// The change to an environment, and how much room it takes.
+#[derive(Clone, Copy, Debug)]
+struct Change<'a> {
+    wish: Wish,
+    agent: &'a [u8],
+    session: &'a [u8],
+    before: Strings,
+    entries: usize,
+    text: usize,
+}
+
+/// Runs `run` with an environment according to `wish`.
+///
+/// # Safety
+///
+/// `before` is null, or an array of strings that ends with a null.
+pub(crate) unsafe fn with(
+    wish: Wish,
+    before: Strings,
+    run: impl FnOnce(Strings) -> c_int,
+) -> c_int {
+    /// What usual environments need.
+    const FEW: usize = 256;
+    /// What any environment that we change may need.
+    const MANY: usize = 4096;
+    // SAFETY: the caller answers for the array.
+    match unsafe { Change::plan(wish, before) } {
+        None => run(before),
+        Some(change) if change.entries < FEW && change.text <= 2048 => {
+            change.carry_out::<FEW, 2048>(run)
+        }
+        Some(change) if change.entries < MANY && change.text <= 8192 => {
+            change.carry_out::<MANY, 8192>(run)
+        }
+        Some(_) => run(before),
+    }
+}
+
+impl<'a> Change<'a> {
+    /// What has to change; `None` if nothing.
+    ///
+    /// # Safety
+    ///
+    /// As for [`with`].
+    unsafe fn plan(wish: Wish, before: Strings) -> Option<Self> {
+        let (agent, session) = (real::AGENT.get()?, start::SESSION.get()?);
+        let (mut preloaded, mut named, mut other) = (false, false, false);
+        // Two entries more than there are, and a null.
+        let (mut entries, mut preload_bytes) = (3, 0);
+        // SAFETY: the caller answers for the array.
+        for entry in unsafe { Each::of(before) } {
+            // SAFETY: the caller answers for the strings.
+            let entry = unsafe { bytes(entry) };
+            entries += 1;
+            if let Some(value) = value(entry, PRELOAD) {
+                preloaded |= has_agent(value, agent);
+                preload_bytes = value.len();
+            } else if let Some(value) = value(entry, SESSION) {
+                named = true;
+                other |= value != session;
+            }
+        }
+        // Another session was chosen on purpose: a recorder that is recorded itself.
+        if other {
             return None;
         }
-        // SAFETY: an environment is an array of pointers that a null ends, and no later one is looked at.
-        let variable = unsafe { environment.wrapping_add(at).read() };
-        // SAFETY: each is a C string, which lives as long as the environment is looked at.
-        (!variable.is_null()).then(|| unsafe { CStr::from_ptr(variable) })
-    })
-}
-
-/// The value of a variable, whose name ends with `=`.
-fn value<'a>(environment: *const *const c_char, name: &[u8]) -> Option<&'a [u8]> {
-    variables(environment).find_map(|variable| variable.to_bytes().strip_prefix(name))
-}
-
-/// The value of a variable of `environment`.
-pub(crate) fn get<'a>(environment: *const *const c_char, name: &[u8]) -> Option<&'a [u8]> {
-    value(environment, name)
-}
-
-fn keep(place: *mut u8, room: usize, text: &[u8]) -> bool {
-    if text.len() >= room {
-        return false;
+        // SAFETY: `AGENT` keeps a NUL behind the path.
+        let loadable = || unsafe { kernel::may(agent.as_ptr().cast(), R_OK) };
+        let wish = if wish == Wish::CarryOn && loadable() {
+            wish
+        } else {
+            Wish::Strip
+        };
+        let done = match wish {
+            Wish::CarryOn => preloaded && named,
+            Wish::Strip => !preloaded && !named,
+        };
+        let text = agent.len() + session.len() + preload_bytes + 64;
+        (!done).then_some(Self {
+            wish,
+            agent,
+            session,
+            before,
+            entries,
+            text,
+        })
     }
-    // SAFETY: the place has `room` bytes, more than the text has, and only `session` (before `main`) writes it.
-    unsafe { core::ptr::copy_nonoverlapping(text.as_ptr(), place, text.len()) };
-    true
-}
 
-fn kept(place: *const u8) -> &'static [u8] {
-    // SAFETY: the places are NUL-terminated (one byte is never written) and no longer change after `session`.
-    unsafe { CStr::from_ptr(place.cast()) }.to_bytes()
-}
-
-/// The session that an environment names: the path of its region, with a NUL, and its number.
-pub(crate) fn session(environment: *const *const c_char) -> Option<(&'static [u8], u64)> {
-    let text = value(environment, SESSION)?;
-    let agent = value(environment, PRELOAD)?.split(|byte| b": ".contains(byte)).find(|path| is_agent(path))?;
-    let colon = text.iter().rposition(|&byte| byte == b':')?;
-    let (path, number) = text.split_at_checked(colon)?;
-    let number = core::str::from_utf8(number.get(1..)?).ok()?;
-    let nonce = u64::from_str_radix(number, 16).ok()?;
-    let (session_place, agent_place) = (&raw mut KEPT_SESSION, &raw mut KEPT_AGENT);
-    if !keep(agent_place.cast(), 1024, agent) || !keep(session_place.cast(), 256, text) {
-        return None;
-    }
-    static mut PATH: [u8; 256] = [0; 256];
-    let place: *mut u8 = (&raw mut PATH).cast();
-    if !keep(place, 256, path) {
-        return None;
-    }
-    // SAFETY: the path and the zero behind it lie inside `PATH`, which nothing writes any more.
-    Some((unsafe { core::slice::from_raw_parts(place, path.len() + 1) }, nonce))
-}
-
-/// Whether a path of `LD_PRELOAD` is the agent's: by its name, or by where the recorder keeps it in memory.
-fn is_agent(path: &[u8]) -> bool {
-    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    name.starts_with(b"selvedge-agent") || name.starts_with(b"libselvedge_agent") || in_memory(path)
-}
-
-fn in_memory(path: &[u8]) -> bool {
-    path.starts_with(b"/proc/") && path.windows(4).any(|part| part == b"/fd/")
-}
-
-/// The path of the agent, without a NUL; empty where there is no session.
-pub(crate) fn agent() -> &'static [u8] {
-    kept((&raw const KEPT_AGENT).cast())
-}
-
-/// Whether an environment starts programs with the agent and the session.
-pub(crate) fn has_agent(environment: *const *const c_char) -> bool {
-    let preload = value(environment, PRELOAD).unwrap_or_default();
-    let agent = agent();
-    !agent.is_empty()
-        && preload.split(|byte| b": ".contains(byte)).any(|path| path == agent)
-        && value(environment, SESSION) == Some(kept((&raw const KEPT_SESSION).cast()))
-}
-
-/// Takes agent and session out of the process's own environment, in place: children are not followed.
-pub(crate) fn forget(environment: *const *const c_char) {
-    let environment = environment.cast_mut();
-    let mut to = 0;
-    for from in 0.. {
-        // SAFETY: an environment is an array that a null ends; nothing behind the null is looked at.
-        let variable = unsafe { environment.wrapping_add(from).read() };
-        if variable.is_null() {
-            // SAFETY: `to` is at most `from`.
-            unsafe { environment.wrapping_add(to).write(variable) };
-            return;
+    #[inline(never)]
+    fn carry_out<const ENTRIES: usize, const TEXT: usize>(
+        self,
+        run: impl FnOnce(Strings) -> c_int,
+    ) -> c_int {
+        let mut entries = [core::ptr::null::<c_char>(); ENTRIES];
+        let mut text = [0_u8; TEXT];
+        match self.fill(&mut entries, &mut text) {
+            Some(()) => run(entries.as_ptr()),
+            None => run(self.before),
         }
-        // SAFETY: a C string.
-        let text = unsafe { CStr::from_ptr(variable) }.to_bytes();
-        if text.starts_with(SESSION) {
-            continue;
-        }
-        if let Some(list) = text.strip_prefix(PRELOAD) {
-            let Some(rest) = without_agent(list) else { continue };
-            // Moves the rest of the list to the front of the string, over the agent: it only gets shorter.
-            let start = variable.cast_mut().cast::<u8>().wrapping_add(PRELOAD.len());
-            // SAFETY: both lie in the variable's own string; `copy` allows overlap.
-            unsafe { core::ptr::copy(rest.as_ptr(), start, rest.len()) };
-            // SAFETY: inside the string, or at its old end.
-            unsafe { start.wrapping_add(rest.len()).write(0) };
-        }
-        // SAFETY: `to` is at most `from`.
-        unsafe { environment.wrapping_add(to).write(variable) };
-        to += 1;
     }
-}
 
-/// A list of libraries without the agent, which the recorder put first; `None` where nothing is left.
-fn without_agent(list: &[u8]) -> Option<&[u8]> {
-    let end = list.iter().position(|byte| b": ".contains(byte)).unwrap_or(list.len());
-    let (first, rest) = list.split_at_checked(end)?;
-    let rest = if is_agent(first) { rest.get(1..).unwrap_or_default() } else { list };
-    (!rest.is_empty()).then_some(rest)
-}
-
-/// An environment made for one `exec`.
-pub(crate) struct Edited {
-    pointers: [*const c_char; POINTERS + 1],
-    count: usize,
-    bytes: [u8; BYTES],
-    used: usize,
-}
-
-impl Edited {
-    /// `environment` with or without the agent. `None` where it does not fit: it is then best left as it is.
-    pub(crate) fn new(environment: *const *const c_char, with_agent: bool) -> Option<Self> {
-        let mut edited =
-            Self { pointers: [core::ptr::null(); POINTERS + 1], count: 0, bytes: [0; BYTES], used: 0 };
+    fn fill(&self, entries: &mut [*const c_char], text: &mut [u8]) -> Option<()> {
+        let mut texts = Texts {
+            room: text,
+            start: 0,
+            end: 0,
+        };
+        let mut places = entries.iter_mut();
         let mut preload = None;
-        for variable in variables(environment) {
-            let text = variable.to_bytes();
-            if text.starts_with(SESSION) {
-                continue;
+        // SAFETY: `plan`'s caller answers for the array.
+        for entry in unsafe { Each::of(self.before) } {
+            // SAFETY: as above.
+            let content = unsafe { bytes(entry) };
+            if let Some(value) = value(content, PRELOAD) {
+                // As for the loader, the last one counts.
+                preload = Some(value);
+            } else if value(content, SESSION).is_none() {
+                *places.next()? = entry;
             }
-            if let Some(list) = text.strip_prefix(PRELOAD) {
-                preload = preload.or(without_agent(list));
-                continue;
+        }
+        let before = preload.unwrap_or(b"");
+        let others = before
+            .split(is_separator)
+            .filter(|&library| !library.is_empty() && library != self.agent);
+        let (first, session) = match self.wish {
+            Wish::CarryOn => (Some(self.agent), Some(self.session)),
+            Wish::Strip => (None, None),
+        };
+        let mut joint: &[u8] = b"LD_PRELOAD=";
+        for library in first.into_iter().chain(others) {
+            texts.add(joint)?;
+            texts.add(library)?;
+            joint = b":";
+        }
+        if joint == b":" {
+            *places.next()? = texts.finish()?;
+        }
+        if let Some(session) = session {
+            for part in [SESSION, b"=", session] {
+                texts.add(part)?;
             }
-            edited.push(variable.as_ptr())?;
+            *places.next()? = texts.finish()?;
         }
-        if with_agent {
-            let rest = preload.unwrap_or_default();
-            let between: &[u8] = if rest.is_empty() { b"" } else { b":" };
-            edited.make(&[PRELOAD, agent(), between, rest])?;
-            edited.make(&[SESSION, kept((&raw const KEPT_SESSION).cast())])?;
-        } else if let Some(rest) = preload {
-            edited.make(&[PRELOAD, rest])?;
-        }
-        Some(edited)
+        Some(())
     }
+}
 
-    /// As `exec` takes it; valid while this is not moved.
-    pub(crate) fn finish(&mut self) -> *const *const c_char {
-        // Variables made anew are kept as offsets (odd, small) until the place of the bytes is final.
-        let bytes = self.bytes.as_ptr();
-        for pointer in self.pointers.iter_mut().take(self.count) {
-            if pointer.addr() <= BYTES {
-                *pointer = bytes.wrapping_add(pointer.addr() - 1).cast();
-            }
-        }
-        self.pointers.as_ptr()
-    }
+/// Texts being put together, one behind the other.
+#[derive(Debug)]
+struct Texts<'a> {
+    room: &'a mut [u8],
+    start: usize,
+    end: usize,
+}
 
-    fn push(&mut self, pointer: *const c_char) -> Option<()> {
-        if self.count == POINTERS {
-            return None;
-        }
-        *self.pointers.get_mut(self.count)? = pointer;
-        self.count += 1;
+impl Texts<'_> {
+    fn add(&mut self, part: &[u8]) -> Option<()> {
+        self.room
+            .get_mut(self.end..)?
+            .get_mut(..part.len())?
+            .copy_from_slice(part);
+        self.end += part.len();
         Some(())
     }
 
-    fn make(&mut self, parts: &[&[u8]]) -> Option<()> {
-        let start = self.used;
-        for part in parts {
-            let end = self.used.checked_add(part.len())?;
-            self.bytes.get_mut(self.used..end)?.copy_from_slice(part);
-            self.used = end;
+    /// Ends a text and gives back where it is.
+    fn finish(&mut self) -> Option<*const c_char> {
+        self.add(b"\0")?;
+        let text = self.room.get(self.start..)?.as_ptr().cast();
+        self.start = self.end;
+        Some(text)
+    }
+}
+
+/// Takes the agent and the session out of an environment, in place: texts and array only shrink.
+///
+/// # Safety
+///
+/// `environment` is the array that the kernel gave to the program, and nothing else uses it meanwhile.
+pub(crate) unsafe fn clear(environment: *mut *const c_char) {
+    let Some(agent) = real::AGENT.get() else {
+        return;
+    };
+    let mut kept = environment;
+    // SAFETY: the caller answers for the array. What is written below lies before what is still to be read.
+    for entry in unsafe { Each::of(environment) } {
+        // SAFETY: the kernel's string.
+        let content = unsafe { bytes(entry) };
+        if value(content, SESSION).is_some() {
+            continue;
         }
-        *self.bytes.get_mut(self.used)? = 0;
-        self.used += 1;
-        // One more than the offset: no pointer is that small, and none of these is null.
-        self.push(core::ptr::without_provenance(start + 1))
+        if value(content, PRELOAD).is_some_and(|value| has_agent(value, agent)) {
+            // SAFETY: the caller answers for the string: it may be written to, and `content` is not used any more.
+            let text = unsafe {
+                core::slice::from_raw_parts_mut(entry.cast_mut().cast::<u8>(), content.len() + 1)
+            };
+            if cut_agent(text, agent) <= PRELOAD.len() + 1 {
+                continue;
+            }
+        }
+        // SAFETY: not past the entry just read.
+        unsafe { kept.write(entry) };
+        kept = kept.wrapping_add(1);
+    }
+    // SAFETY: the null that ended the array, or an entry before it.
+    unsafe { kept.write(core::ptr::null()) };
+}
+
+/// Cuts the agent out of `LD_PRELOAD=…`, in place. Gives back the new length.
+fn cut_agent(text: &mut [u8], agent: &[u8]) -> usize {
+    let start = PRELOAD.len() + 1;
+    let Some(at) =
+        (start..text.len()).find(|&at| text.get(at..).is_some_and(|rest| rest.starts_with(agent)))
+    else {
+        return text.len();
+    };
+    // With the separator behind it, if there is one.
+    let after = at + agent.len();
+    let after = if text.get(after).is_some_and(is_separator) {
+        after + 1
+    } else {
+        after
+    };
+    // Byte by byte, since ranges that the compiler cannot check are checked where it runs.
+    for from in after..text.len() {
+        let byte = text.get(from).copied().unwrap_or(0);
+        if let Some(place) = text.get_mut(at + (from - after)) {
+            *place = byte;
+        }
+    }
+    let len = text.iter().position(|&byte| byte == 0).unwrap_or(0);
+    // A separator that is now the last.
+    match text.get_mut(start..len).and_then(<[u8]>::last_mut) {
+        Some(last) if is_separator(last) => {
+            *last = 0;
+            len - 1
+        }
+        _ => len,
     }
 }

@@ -1,11 +1,18 @@
-//! The memory functions that the compiler calls by itself, of our own: a call out of the handler through somebody else's
-//! `memcpy` could end anywhere (a sanitizer's, a lazily bound one).
+//! The memory functions that the compiler calls by name.
 //!
-//! Assembly, because a compiler turns a loop that copies into a call of `memcpy`. Hidden, so that the program never sees
-//! them. Each: arguments and result as the C function's (System V ABI); clobbers only what a call may.
+//! They are hidden: exported, they would replace the program's own; imported, they would be the program's, which may be
+//! anything. The string instructions are good enough for the short copies made here.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because these functions are assembly, under names that the compiler gives a meaning to.
+#![allow(unsafe_code)]
 
+// On entry as for any C function: rdi, rsi, rdx are the arguments, the direction flag is clear (AMD64 ABI, §3.2.1). On
+// exit: rax is the result; rcx, rdx, rsi, rdi are clobbered, as the ABI allows. The stack is not touched, so the CFI is
+// that of a function's start.
 core::arch::global_asm!(
-    ".macro selvedge_function name",
+    ".macro selvedge_begin name",
     ".globl \\name",
     ".hidden \\name",
     ".type \\name, @function",
@@ -17,20 +24,20 @@ core::arch::global_asm!(
     ".cfi_endproc",
     ".size \\name, . - \\name",
     ".endm",
-    // memcpy(rdi: to, rsi: from, rdx: count)
-    "selvedge_function memcpy",
+    ".section .text.selvedge_memory, \"ax\", @progbits",
+    "selvedge_begin memcpy",
     "mov rax, rdi",
     "mov rcx, rdx",
     "rep movsb",
     "ret",
     "selvedge_end memcpy",
-    // memmove: backward where the destination begins inside the source.
-    "selvedge_function memmove",
+    // Backwards where the destination begins inside the source.
+    "selvedge_begin memmove",
     "mov rax, rdi",
     "mov rcx, rdx",
-    "mov r8, rdi",
-    "sub r8, rsi",
-    "cmp r8, rdx",
+    "sub rdi, rsi",
+    "cmp rdi, rdx",
+    "mov rdi, rax",
     "jb 2f",
     "rep movsb",
     "ret",
@@ -42,8 +49,7 @@ core::arch::global_asm!(
     "cld",
     "ret",
     "selvedge_end memmove",
-    // memset(rdi: to, esi: byte, rdx: count)
-    "selvedge_function memset",
+    "selvedge_begin memset",
     "mov r8, rdi",
     "mov eax, esi",
     "mov rcx, rdx",
@@ -51,36 +57,34 @@ core::arch::global_asm!(
     "mov rax, r8",
     "ret",
     "selvedge_end memset",
-    // memcmp and bcmp(rdi, rsi, rdx: count)
-    "selvedge_function bcmp",
-    "jmp memcmp",
-    "selvedge_end bcmp",
-    "selvedge_function memcmp",
-    "xor ecx, ecx",
-    "3:",
-    "cmp rcx, rdx",
-    "je 4f",
-    "movzx eax, byte ptr [rdi + rcx]",
-    "movzx r8d, byte ptr [rsi + rcx]",
-    "inc rcx",
-    "sub eax, r8d",
-    "je 3b",
-    "ret",
-    "4:",
+    "selvedge_begin memcmp",
+    "selvedge_compare_bytes:",
     "xor eax, eax",
+    "mov rcx, rdx",
+    "test rcx, rcx",
+    "jz 2f",
+    "repe cmpsb",
+    "je 2f",
+    "movzx eax, byte ptr [rdi - 1]",
+    "movzx ecx, byte ptr [rsi - 1]",
+    "sub eax, ecx",
+    "2:",
     "ret",
     "selvedge_end memcmp",
-    // strlen(rdi)
-    "selvedge_function strlen",
+    "selvedge_begin bcmp",
+    "jmp selvedge_compare_bytes",
+    "selvedge_end bcmp",
+    "selvedge_begin strlen",
     "xor eax, eax",
-    "5:",
+    "2:",
     "cmp byte ptr [rdi + rax], 0",
-    "je 6f",
+    "je 3f",
     "inc rax",
-    "jmp 5b",
-    "6:",
+    "jmp 2b",
+    "3:",
     "ret",
     "selvedge_end strlen",
-    ".purgem selvedge_function",
+    ".purgem selvedge_begin",
     ".purgem selvedge_end",
+    ".text",
 );

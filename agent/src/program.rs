@@ -1,124 +1,223 @@
-//! Which programs can take the agent: 64-bit x86 ELF with glibc's loader, and scripts whose interpreter can.
+//! Whether the agent can be loaded into a program, judged by its file.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because paths come from the program as C strings.
+#![allow(unsafe_code)]
 
-use core::ffi::{CStr, c_char};
-use selvedge_arch::{number, syscall6};
+use crate::kernel::{self, AT_FDCWD, Descriptor, X_OK};
+use crate::text::{self, Strings};
+use core::ffi::{c_char, c_int};
 
-/// Bytes of a file's beginning that are looked at.
-const HEAD: usize = 1024;
-
-/// What starting a program with the agent would do.
+/// What a program can do with the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Suits {
-    /// It is loaded.
-    Yes,
-    /// The loader complains, or fails.
-    No,
-    /// The loader ignores it (set-user-id), or nothing is known: the environment is best left as it is.
-    Whatever,
+pub(crate) enum Verdict {
+    /// Its loader loads it.
+    Takes,
+    /// It would not work, and may make the program's loader complain.
+    Refuses,
+    /// Its file could not be read, or its loader decides by itself: its environment is best left alone.
+    Unclear,
 }
 
-/// Looks at the program at `path`, which ends with a NUL.
-pub(crate) fn suits(path: *const c_char) -> Suits {
-    let mut head = [0_u8; HEAD];
-    let mut script = [0_u8; 256];
-    let mut path = path;
-    for _ in 0..4 {
-        let Some(descriptor) = open(path) else { return Suits::Whatever };
-        let verdict = look(descriptor, &mut head);
-        // SAFETY: the descriptor is ours.
-        unsafe { syscall6(number::CLOSE, [descriptor, 0, 0, 0, 0, 0]) };
-        let Look::Script(length) = verdict else {
-            return if verdict == Look::Glibc { Suits::Yes } else if verdict == Look::Other { Suits::No } else { Suits::Whatever };
+/// A program to be executed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Program {
+    /// The file with this path, relative to the open folder.
+    At(c_int, *const c_char),
+    /// The open file.
+    Open(c_int),
+    /// The file with this name in a folder of `PATH`.
+    Named(*const c_char),
+}
+
+/// Interpreters of interpreters that are followed: what the kernel does (fs/exec.c).
+const INTERPRETERS: usize = 4;
+/// Longest path (`PATH_MAX`).
+const PATH_BYTES: usize = 4096;
+/// Bytes of a file that are read at first: the kernel reads 256 of a script.
+const HEAD_BYTES: usize = 1024;
+
+impl Program {
+    /// Judges the program. `environment` is the one in which its name is looked up.
+    ///
+    /// # Safety
+    ///
+    /// The path is a NUL-terminated string, `environment` an array of such.
+    pub(crate) unsafe fn judge(self, environment: Strings) -> Verdict {
+        let file = match self {
+            // SAFETY: the caller answers for the path.
+            Self::At(folder, path) => unsafe { Descriptor::open(folder, path, false) },
+            Self::Open(descriptor) => open_again(descriptor),
+            // SAFETY: the caller answers for both.
+            Self::Named(name) => unsafe { search(name, environment) },
         };
-        let Some(interpreter) = interpreter(&head, length) else { return Suits::Whatever };
-        let Some(place) = script.get_mut(..=interpreter.len()) else { return Suits::Whatever };
-        let (name, end) = place.split_at_mut(interpreter.len());
-        name.copy_from_slice(interpreter);
-        end.fill(0);
-        path = script.as_ptr().cast();
-    }
-    Suits::Whatever
-}
-
-/// Looks at the program that a descriptor has open.
-pub(crate) fn suits_open(descriptor: usize) -> Suits {
-    let mut head = [0_u8; HEAD];
-    match look(descriptor, &mut head) {
-        Look::Glibc => Suits::Yes,
-        Look::Other => Suits::No,
-        _ => Suits::Whatever,
+        let path = match self {
+            // SAFETY: the caller answers for the path.
+            Self::At(_, path) | Self::Named(path) => unsafe { text::bytes(path) },
+            Self::Open(_) => b"",
+        };
+        let Some(file) = file else {
+            return Verdict::Unclear;
+        };
+        judge_file(file, path)
     }
 }
 
-fn open(path: *const c_char) -> Option<usize> {
-    const O_CLOEXEC: usize = 0o2_000_000;
-    // SAFETY: the path is a C string.
-    usize::try_from(unsafe { syscall6(number::OPEN, [path as usize, O_CLOEXEC, 0, 0, 0, 0]) }).ok()
-}
-
-fn read_at(descriptor: usize, buffer: &mut [u8], offset: u64) -> usize {
-    const PREAD64: usize = 17;
-    let arguments = [descriptor, buffer.as_mut_ptr() as usize, buffer.len(), offset as usize, 0, 0];
-    // SAFETY: the kernel writes at most the buffer's length.
-    usize::try_from(unsafe { syscall6(PREAD64, arguments) }).unwrap_or(0)
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
-    Glibc,
-    Other,
-    Unknown,
-    /// A script: bytes read.
-    Script(usize),
-}
-
-fn word<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
-}
-
-fn look(descriptor: usize, head: &mut [u8; HEAD]) -> Look {
-    let length = read_at(descriptor, head, 0);
-    if head.starts_with(b"#!") {
-        return Look::Script(length);
+/// Opens a file that is open, but maybe not for reading.
+fn open_again(descriptor: c_int) -> Option<Descriptor> {
+    let mut path = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
+    let mut rest = u32::try_from(descriptor).ok()?;
+    let digits = rest.checked_ilog10().unwrap_or(0) as usize + 1;
+    for place in path.get_mut(14..14 + digits)?.iter_mut().rev() {
+        *place = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
+    // SAFETY: a descriptor has at most ten digits, so a NUL is left.
+    unsafe { Descriptor::open(AT_FDCWD, path.as_ptr().cast(), false) }
+}
+
+/// A path being put together, NUL-terminated.
+struct Path([u8; PATH_BYTES]);
+
+impl Path {
+    /// The texts, one after the other; `None` where there is no room.
+    #[inline(always)]
+    fn of(texts: [&[u8]; 3]) -> Option<Self> {
+        let mut path = Self([0; PATH_BYTES]);
+        let (mut room, _) = path.0.split_last_chunk_mut::<1>()?;
+        for text in texts {
+            let (place, rest) = room.split_at_mut_checked(text.len())?;
+            place.copy_from_slice(text);
+            room = rest;
+        }
+        Some(path)
+    }
+
+    fn open(&self) -> Option<Descriptor> {
+        // SAFETY: the last byte is a NUL at least.
+        unsafe { Descriptor::open(AT_FDCWD, self.0.as_ptr().cast(), false) }
+    }
+
+    fn is_executable(&self) -> bool {
+        // SAFETY: as in `open`.
+        unsafe { kernel::may(self.0.as_ptr().cast(), X_OK) }
+    }
+}
+
+/// Finds a program as `execvp` does.
+///
+/// # Safety
+///
+/// `name` is a NUL-terminated string, `environment` an array of such.
+unsafe fn search(name: *const c_char, environment: Strings) -> Option<Descriptor> {
+    // SAFETY: the caller answers for the name.
+    let bytes = unsafe { text::bytes(name) };
+    if bytes.contains(&b'/') {
+        // SAFETY: the caller answers for the name.
+        return unsafe { Descriptor::open(AT_FDCWD, name, false) };
+    }
+    // SAFETY: the caller answers for the environment.
+    let folders = unsafe { text::variable(environment, b"PATH") }.unwrap_or(b"/bin:/usr/bin");
+    folders.split(|&byte| byte == b':').find_map(|folder| {
+        let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
+        let path = Path::of([folder, slash, bytes])?;
+        let file = if path.is_executable() {
+            path.open()
+        } else {
+            None
+        }?;
+        const S_IFMT: u32 = 0o170_000;
+        const S_IFREG: u32 = 0o100_000;
+        (file.facts()?.mode & S_IFMT == S_IFREG).then_some(file)
+    })
+}
+
+fn judge_file(file: Descriptor, path: &[u8]) -> Verdict {
+    let mut file = file;
+    let mut is_loader = contains(path, LOADER);
+    for _ in 0..=INTERPRETERS {
+        let mut head = [0_u8; HEAD_BYTES];
+        let head = file.read(&mut head, 0);
+        let Some(line) = head.strip_prefix(b"#!") else {
+            return judge_binary(&file, head, is_loader);
+        };
+        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let mut words = line
+            .split(|&byte| byte == b' ' || byte == b'\t')
+            .filter(|word| !word.is_empty());
+        let Some(interpreter) = words.next() else {
+            return Verdict::Unclear;
+        };
+        is_loader = contains(interpreter, LOADER);
+        let Some(next) = Path::of([interpreter, b"", b""]).and_then(|path| path.open()) else {
+            return Verdict::Unclear;
+        };
+        file = next;
+    }
+    Verdict::Unclear
+}
+
+/// What is in the path of glibc's loader for this CPU, wherever it is installed.
+const LOADER: &[u8] = b"ld-linux-x86-64";
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// A little-endian number of the file.
+fn number<const N: usize>(bytes: &[u8], at: usize) -> Option<u64> {
+    let field: &[u8; N] = bytes.get(at..)?.first_chunk()?;
+    Some(
+        field
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| (number << 8) | u64::from(byte)),
+    )
+}
+
+fn judge_binary(file: &Descriptor, head: &[u8], is_loader: bool) -> Verdict {
+    const SET_ID: u32 = 0o6000;
     if !head.starts_with(b"\x7fELF") {
-        return Look::Unknown;
+        // A script without a first line that says so, which `execvp` gives to the shell; or nothing that can be run.
+        return Verdict::Unclear;
     }
-    // Class 2: 64 bits; machine 62: x86-64 (System V ABI).
-    if head.get(4) != Some(&2) || word(head, 18) != Some(62_u16.to_le_bytes()) {
-        return Look::Other;
+    // 64 bits, little-endian, x86-64: see the ELF specification, file header.
+    let fits = head.get(4..6) == Some(&[2, 1]) && number::<2>(head, 18) == Some(62);
+    if !fits {
+        return Verdict::Refuses;
     }
-    if crate::exec::file_mode(descriptor).is_some_and(|mode| mode & 0o6000 != 0) {
-        return Look::Unknown;
+    if file.facts().is_none_or(|facts| facts.mode & SET_ID != 0) || file.has_capabilities() {
+        return Verdict::Unclear;
     }
-    loader(descriptor, head).unwrap_or(Look::Other)
+    // A loader that is started like a program heeds `LD_PRELOAD` for the program that it loads.
+    if is_loader {
+        return Verdict::Takes;
+    }
+    match asks_for_our_loader(file, head) {
+        Some(true) => Verdict::Takes,
+        Some(false) => Verdict::Refuses,
+        None => Verdict::Unclear,
+    }
 }
 
-/// Whose loader a 64-bit ELF program names. `None` where it names none: it is static.
-fn loader(descriptor: usize, head: &[u8; HEAD]) -> Option<Look> {
-    const PT_INTERP: u32 = 3;
-    const HEADER: usize = 56;
-    let table = u64::from_le_bytes(word(head, 32)?);
-    let count = u16::from_le_bytes(word(head, 56)?);
-    for at in 0..u64::from(count).min(64) {
-        let mut entry = [0_u8; HEADER];
-        if read_at(descriptor, &mut entry, table.wrapping_add(at * HEADER as u64)) < HEADER {
-            return None;
+/// Whether an ELF file names glibc's loader as its interpreter; `None` where the file is cut short.
+fn asks_for_our_loader(file: &Descriptor, head: &[u8]) -> Option<bool> {
+    const PT_INTERP: u64 = 3;
+    const ENTRY: u64 = 56;
+    let (table, count) = (number::<8>(head, 32)?, number::<2>(head, 56)?);
+    for at in 0..count.min(128) {
+        let mut entry = [0_u8; ENTRY as usize];
+        let entry = file.read(&mut entry, table.wrapping_add(at * ENTRY));
+        if number::<4>(entry, 0)? == PT_INTERP {
+            let (offset, size) = (number::<8>(entry, 8)?, number::<8>(entry, 32)?);
+            let mut name = [0_u8; 256];
+            let name = file.read(
+                name.get_mut(..usize::try_from(size).ok()?.min(256))?,
+                offset,
+            );
+            return Some(contains(name, LOADER));
         }
-        if u32::from_le_bytes(word(&entry, 0)?) != PT_INTERP {
-            continue;
-        }
-        let mut name = [0_u8; 256];
-        let length = read_at(descriptor, &mut name, u64::from_le_bytes(word(&entry, 8)?));
-        let name = CStr::from_bytes_until_nul(name.get(..length)?).ok()?.to_bytes();
-        let glibc = b"ld-linux-x86-64";
-        return Some(if name.windows(glibc.len()).any(|part| part == glibc) { Look::Glibc } else { Look::Other });
     }
-    None
-}
-
-/// The interpreter that a script's first line names.
-fn interpreter(head: &[u8; HEAD], length: usize) -> Option<&[u8]> {
-    let line = head.get(2..length)?.split(|&byte| byte == b'\n').next()?;
-    line.split(|byte| b" \t".contains(byte)).find(|word| !word.is_empty())
+    Some(false)
 }

@@ -1,113 +1,193 @@
-//! New threads: armed before their first instruction of their own, accounted for at their end.
+//! Threads that the program makes: each begins and ends its own record.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because it defines `pthread_create`, and because a new thread begins in assembly.
+#![allow(unsafe_code)]
 
-use crate::own_session;
-use crate::symbols::Next;
+use crate::ending::own_session;
+use crate::real;
+use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use selvedge_sample::target::{self, Base};
 use selvedge_sample::system;
+use selvedge_sample::target::{self, Base};
 
-type Routine = extern "C" fn(*mut c_void) -> *mut c_void;
-type Create = extern "C" fn(*mut usize, *const c_void, Routine, *mut c_void) -> c_int;
-
-/// What a thread that is being created is to run. There are few: each is free again when its thread begins.
-struct Parcel {
-    /// Address of the routine; 0: free.
+/// What a thread is to run, on its way from its creator to itself.
+///
+/// Nothing may be allocated for it: the program's allocator may be what creates the thread. There are only as many as
+/// threads that have been created and have not begun; where all are taken, the thread begins without us, and the
+/// recorder finds it.
+#[derive(Debug)]
+struct Order {
+    /// Address of the routine; 0 while free.
     routine: AtomicUsize,
     argument: AtomicUsize,
 }
 
-static PARCELS: [Parcel; 256] = [const { Parcel { routine: AtomicUsize::new(0), argument: AtomicUsize::new(0) } }; 256];
+static ORDERS: [Order; 256] = [const {
+    Order {
+        routine: AtomicUsize::new(0),
+        argument: AtomicUsize::new(0),
+    }
+}; 256];
 
-/// The key whose destructor ends threads, plus one; 0: not made yet.
-static KEY: AtomicU32 = AtomicU32::new(0);
+fn place_order(routine: usize, argument: usize) -> Option<&'static Order> {
+    let order = ORDERS.iter().find(|order| {
+        order.routine.load(Ordering::Relaxed) == 0
+            // Acquire: pairs with the release of the order by the thread that had it before.
+            && order.routine.compare_exchange(0, routine, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    })?;
+    // Relaxed: the creation of the thread is what publishes it.
+    order.argument.store(argument, Ordering::Relaxed);
+    Some(order)
+}
 
-/// Stands in front of `pthread_create`.
-///
-/// # Safety
-///
-/// As for `pthread_create`.
+/// In the child of a `fork`: the threads that were about to begin are the parent's.
+pub(crate) fn forget_others() {
+    for order in &ORDERS {
+        order.routine.store(0, Ordering::Relaxed);
+    }
+}
+
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_create(
+unsafe extern "C" fn pthread_create(
     thread: *mut usize,
     attributes: *const c_void,
-    routine: Routine,
-    argument: *mut c_void,
+    routine: usize,
+    argument: usize,
 ) -> c_int {
-    const EAGAIN: c_int = 11;
-    static NEXT: Next = Next::new(c"pthread_create");
-    let Some(next) = NEXT.address() else { return EAGAIN };
-    // SAFETY: the next definition of that name has that type.
-    let create: Create = unsafe { core::mem::transmute(next) };
-    let parcel = own_session().and_then(|_| {
-        PARCELS.iter().find(|parcel| {
-            let free = parcel.routine.compare_exchange(0, routine as usize, Ordering::Acquire, Ordering::Relaxed);
-            free.is_ok()
-        })
-    });
-    // Without a parcel the thread runs as it is: the recorder finds it a little later.
-    let Some(parcel) = parcel else { return create(thread, attributes, routine, argument) };
-    make_key();
-    parcel.argument.store(argument as usize, Ordering::Release);
-    let result = create(thread, attributes, run, core::ptr::from_ref(parcel).cast_mut().cast());
-    if result != 0 {
-        parcel.routine.store(0, Ordering::Release);
+    type Create = unsafe extern "C" fn(*mut usize, *const c_void, usize, usize) -> c_int;
+    let Some(address) = real::PTHREAD_CREATE.address_now() else {
+        return real::EAGAIN;
+    };
+    // SAFETY: the C library's function of this name has this type.
+    let create = unsafe { core::mem::transmute::<usize, Create>(address) };
+    let order = if own_session().is_some() {
+        place_order(routine, argument)
+    } else {
+        None
+    };
+    let Some(order) = order else {
+        // SAFETY: the program's own call.
+        return unsafe { create(thread, attributes, routine, argument) };
+    };
+    let beginning = first_instructions as *const () as usize;
+    // SAFETY: the program's own call, except that the thread begins in `first_instructions`, which expects an order.
+    let error = unsafe {
+        create(
+            thread,
+            attributes,
+            beginning,
+            core::ptr::from_ref(order).addr(),
+        )
+    };
+    if error != 0 {
+        order.routine.store(0, Ordering::Release);
     }
-    result
+    error
 }
 
-/// What a new thread runs first.
-extern "C" fn run(parcel: *mut c_void) -> *mut c_void {
-    // SAFETY: `pthread_create` passed one of `PARCELS`.
-    let parcel = unsafe { &*parcel.cast::<Parcel>() };
-    let argument = parcel.argument.load(Ordering::Acquire) as *mut c_void;
-    // The parcel is free again: its contents are copied.
-    let routine = parcel.routine.swap(0, Ordering::AcqRel);
-    // SAFETY: the address of the routine that was passed to `pthread_create`.
-    let routine: Routine = unsafe { core::mem::transmute(routine) };
+/// Where a new thread begins. It calls [`begin`] and then *jumps* to the routine that the program asked for, so that the
+/// thread's stack is what it would be without the agent.
+///
+/// On entry, as for any function of one argument: rdi is the order, the stack is 8 bytes off alignment. `begin` returns
+/// its two words in rax and rdx (AMD64 ABI, §3.2.3). On exit: the state on entry, with rdi the program's argument.
+#[unsafe(naked)]
+unsafe extern "C" fn first_instructions(order: *const Order) -> *mut c_void {
+    naked_asm!(
+        ".cfi_startproc",
+        "sub rsp, 8",
+        ".cfi_adjust_cfa_offset 8",
+        "call {begin}",
+        "add rsp, 8",
+        ".cfi_adjust_cfa_offset -8",
+        "mov rdi, rdx",
+        "jmp rax",
+        ".cfi_endproc",
+        begin = sym begin,
+    )
+}
+
+/// What a thread runs.
+#[derive(Debug)]
+#[repr(C)]
+struct Routine {
+    address: usize,
+    argument: usize,
+}
+
+unsafe extern "C" fn begin(order: *const Order) -> Routine {
+    // SAFETY: `pthread_create` passes a reference to one of `ORDERS`.
+    let order = unsafe { &*order };
+    let routine = Routine {
+        address: order.routine.load(Ordering::Relaxed),
+        argument: order.argument.load(Ordering::Relaxed),
+    };
+    // Release: the next one to take it sees that we have read it.
+    order.routine.store(0, Ordering::Release);
     if let Some(session) = own_session() {
         target::start_thread(session, system::gettid(), Base::Birth);
-        mark(1);
+        watch_end_of_this_one(true);
     }
-    routine(argument)
+    routine
 }
 
-fn make_key() {
-    type MakeKey = extern "C" fn(*mut u32, extern "C" fn(*mut c_void)) -> c_int;
-    static MAKE: Next = Next::new(c"pthread_key_create");
-    if KEY.load(Ordering::Acquire) != 0 {
+/// The thread-specific key whose destructor ends a thread's record, plus 2; 0: none yet; 1: being made, or refused.
+static KEY: AtomicU32 = AtomicU32::new(0);
+
+/// Rounds in which the C library runs the destructors of a thread's keys (`PTHREAD_DESTRUCTOR_ITERATIONS`).
+const ROUNDS: usize = 4;
+
+/// Sees to it that the calling thread's record ends when the thread does. `threaded` where the program has threads: one
+/// that has none yet may still be without the functions for it.
+pub(crate) fn watch_end_of_this_one(threaded: bool) {
+    let make = if threaded {
+        real::PTHREAD_KEY_CREATE.address_now()
+    } else {
+        real::PTHREAD_KEY_CREATE.address()
+    };
+    // Acquire: pairs with the store below.
+    if KEY.load(Ordering::Acquire) == 0
+        && let Some(make) = make
+        && KEY
+            .compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    {
+        type Make = unsafe extern "C" fn(*mut u32, unsafe extern "C" fn(*mut c_void)) -> c_int;
+        let mut key = 0;
+        // SAFETY: the C library's function of this name has this type.
+        let make = unsafe { core::mem::transmute::<usize, Make>(make) };
+        // SAFETY: the destructor stays loaded as long as the process lives.
+        if unsafe { make(&raw mut key, at_end) } == 0 {
+            // Release: the key is usable.
+            KEY.store(key.saturating_add(2), Ordering::Release);
+        }
+    }
+    set_round(1);
+}
+
+fn set_round(round: usize) {
+    type Set = unsafe extern "C" fn(u32, usize) -> c_int;
+    let Some(key) = KEY.load(Ordering::Acquire).checked_sub(2) else {
         return;
-    }
-    let Some(make) = MAKE.address() else { return };
-    // SAFETY: the function of that name.
-    let make: MakeKey = unsafe { core::mem::transmute(make) };
-    let mut key = 0;
-    if make(&raw mut key, ending) == 0 {
-        // Two threads can make one each: the second is never used.
-        let _ = KEY.compare_exchange(0, key.wrapping_add(1), Ordering::AcqRel, Ordering::Relaxed);
-    }
+    };
+    let Some(set) = real::PTHREAD_SETSPECIFIC.address_now() else {
+        return;
+    };
+    // SAFETY: the C library's function of this name has this type.
+    let set = unsafe { core::mem::transmute::<usize, Set>(set) };
+    // SAFETY: a key of ours, whose values are numbers.
+    unsafe { set(key, round) };
 }
 
-/// Has `ending` called when this thread ends, with this round.
-fn mark(round: usize) {
-    type SetSpecific = extern "C" fn(u32, usize) -> c_int;
-    static SET: Next = Next::new(c"pthread_setspecific");
-    let Some(key) = KEY.load(Ordering::Acquire).checked_sub(1) else { return };
-    let Some(set) = SET.address() else { return };
-    // SAFETY: the function of that name.
-    let set: SetSpecific = unsafe { core::mem::transmute(set) };
-    set(key, round);
-}
-
-/// The destructor of our key: whether the thread returns, exits or is cancelled.
-///
-/// Destructors run in up to four rounds (`PTHREAD_DESTRUCTOR_ITERATIONS`); ours waits for the third, so that the others'
-/// time is sampled too.
-extern "C" fn ending(round: *mut c_void) {
-    let round = round as usize;
-    if round < 3 {
-        mark(round + 1);
-    } else if let Some(session) = own_session() {
+/// Run at the end of a thread. In rounds before the last one, other keys' destructors may still have work to do, which is
+/// to be recorded.
+unsafe extern "C" fn at_end(round: *mut c_void) {
+    if round.addr() < ROUNDS {
+        return set_round(round.addr() + 1);
+    }
+    if let Some(session) = own_session() {
         target::end_this_thread(session);
     }
 }

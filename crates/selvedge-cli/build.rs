@@ -8,20 +8,34 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
-    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let manifest =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let output = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let root = manifest.join("../..");
     let agent = root.join("agent");
-    for watched in ["agent/src", "agent/build.rs", "agent/Cargo.toml", "agent/Cargo.lock"] {
+    for watched in [
+        "agent/src",
+        "agent/build.rs",
+        "agent/Cargo.toml",
+        "agent/Cargo.lock",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(watched).display());
     }
     for library in ["selvedge-arch", "selvedge-unwind", "selvedge-sample"] {
-        println!("cargo::rerun-if-changed={}", root.join("crates").join(library).join("src").display());
+        println!(
+            "cargo::rerun-if-changed={}",
+            root.join("crates").join(library).join("src").display()
+        );
     }
     let library = build(&agent, &output.join("agent"));
     let place = output.join("selvedge_agent.so");
-    std::fs::copy(&library, &place)
-        .unwrap_or_else(|error| panic!("cannot copy {} to {}: {error}", library.display(), place.display()));
+    std::fs::copy(&library, &place).unwrap_or_else(|error| {
+        panic!(
+            "cannot copy {} to {}: {error}",
+            library.display(),
+            place.display()
+        )
+    });
     println!("cargo::rustc-env=SELVEDGE_AGENT_FILE={}", place.display());
 }
 
@@ -29,7 +43,14 @@ fn main() {
 fn build(agent: &Path, target: &Path) -> PathBuf {
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
     cargo
-        .args(["build", "--release", "--locked", "--target", "x86_64-unknown-linux-gnu", "--manifest-path"])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--target",
+            "x86_64-unknown-linux-gnu",
+            "--manifest-path",
+        ])
         .arg(agent.join("Cargo.toml"))
         .arg("--target-dir")
         .arg(target)
@@ -41,12 +62,24 @@ fn build(agent: &Path, target: &Path) -> PathBuf {
             || name.starts_with("CARGO_PROFILE_")
             || name.starts_with("CARGO_TARGET_")
             || name.starts_with("CLIPPY_")
-            || ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET"].contains(&&*name);
+            || [
+                "RUSTFLAGS",
+                "RUSTC_WRAPPER",
+                "RUSTC_WORKSPACE_WRAPPER",
+                "CARGO_BUILD_TARGET",
+            ]
+            .contains(&&*name);
         if outer {
             cargo.env_remove(&*name);
         }
     }
-    let status = cargo.status().unwrap_or_else(|error| panic!("cannot run cargo to build the agent: {error}"));
-    assert!(status.success(), "the agent in {} could not be built: see above", agent.display());
+    let status = cargo
+        .status()
+        .unwrap_or_else(|error| panic!("cannot run cargo to build the agent: {error}"));
+    assert!(
+        status.success(),
+        "the agent in {} could not be built: see above",
+        agent.display()
+    );
     target.join("x86_64-unknown-linux-gnu/release/libselvedge_agent.so")
 }

@@ -1,0 +1,259 @@
+//! The program's own use of the profiling signal.
+//!
+//! The kernel's action for that signal stays ours; what the program sets is kept beside it, and what it asks for is what
+//! it set. Signals that are not ours are handled accordingly: see `selvedge_sample::handler`.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because it defines functions under the C library's names, which take raw pointers.
+#![allow(unsafe_code)]
+
+use crate::ending::own_session;
+use crate::real::{self, Real};
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use selvedge_sample::system::{self, Mask, SignalAction};
+use selvedge_sample::target;
+
+const SIG_IGN: usize = 1;
+const SIG_HOLD: usize = 2;
+const SIG_ERR: usize = usize::MAX;
+const SA_RESTART: usize = 0x1000_0000;
+const SA_NODEFER: usize = 0x4000_0000;
+const SA_RESETHAND: usize = 0x8000_0000;
+
+/// The profiling signal; 0 while the agent has no handler. Relaxed: the rest is read through the session.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+/// Flags that the program set with its action.
+static FLAGS: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on the agent's handler is the kernel's action for `signal`, in place of `before`.
+///
+/// Called before the program begins, so usually `before` is the default; or the signal is ignored, which is taken for
+/// the work of [`hand_over`], not for anybody's wish.
+pub(crate) fn own(signal: c_int, before: &SignalAction) {
+    if before.handler != SIG_IGN {
+        keep(before.handler, before.mask, before.flags);
+    }
+    SIGNAL.store(signal, Ordering::Relaxed);
+}
+
+/// Whether the action of `signal` is kept here. In a child of `vfork`, the kernel's action is the child's own, and what is
+/// kept here is its parent's.
+fn is_kept(signal: c_int) -> bool {
+    let own = SIGNAL.load(Ordering::Relaxed);
+    own != 0 && own == signal && (target::session().is_none() || own_session().is_some())
+}
+
+/// `struct sigaction` of the C library.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Action {
+    handler: usize,
+    mask: [u64; 16],
+    flags: c_int,
+    restorer: usize,
+}
+
+fn kept() -> Action {
+    let (handler, first) = target::program_action();
+    let mut mask = [0; 16];
+    let [word, ..] = &mut mask;
+    *word = first;
+    Action {
+        handler,
+        mask,
+        flags: FLAGS.load(Ordering::Relaxed) as c_int,
+        restorer: 0,
+    }
+}
+
+/// Keeps another action and gives back the handler before.
+fn keep(handler: usize, mask: u64, flags: usize) -> usize {
+    let (before, _) = target::program_action();
+    FLAGS.store(flags, Ordering::Relaxed);
+    target::set_program_action(handler, mask);
+    before
+}
+
+unsafe fn set_action(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
+    type Set = unsafe extern "C" fn(c_int, *const Action, *mut Action) -> c_int;
+    if !is_kept(signal) {
+        let Some(address) = real::SIGACTION.address() else {
+            return real::fail(real::ENOSYS);
+        };
+        // SAFETY: the C library's function of this name has this type.
+        let set = unsafe { core::mem::transmute::<usize, Set>(address) };
+        // SAFETY: the program's own call.
+        return unsafe { set(signal, new, old) };
+    }
+    let before = kept();
+    if !new.is_null() {
+        // SAFETY: the program's pointer, which the function it called reads.
+        let Action {
+            handler,
+            mask: [mask, ..],
+            flags,
+            ..
+        } = unsafe { new.read() };
+        keep(handler, mask, flags as u32 as usize);
+    }
+    if !old.is_null() {
+        // SAFETY: the program's pointer, which the function it called writes.
+        unsafe { old.write(before) };
+    }
+    0
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn sigaction(signal: c_int, new: *const c_void, old: *mut c_void) -> c_int {
+    // SAFETY: the program's own call.
+    unsafe { set_action(signal, new.cast(), old.cast()) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn __sigaction(signal: c_int, new: *const c_void, old: *mut c_void) -> c_int {
+    // SAFETY: the program's own call.
+    unsafe { set_action(signal, new.cast(), old.cast()) }
+}
+
+/// What the functions of two arguments have in common: the handler before, or `SIG_ERR`.
+fn set_handler(signal: c_int, handler: usize, flags: usize, real: &Real) -> usize {
+    type Set = unsafe extern "C" fn(c_int, usize) -> usize;
+    if is_kept(signal) {
+        return keep(handler, 0, flags);
+    }
+    let Some(address) = real.address() else {
+        real::fail(real::ENOSYS);
+        return SIG_ERR;
+    };
+    // SAFETY: the C library's function of this name has this type.
+    let set = unsafe { core::mem::transmute::<usize, Set>(address) };
+    // SAFETY: the program's own call.
+    unsafe { set(signal, handler) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn signal(signal: c_int, handler: usize) -> usize {
+    set_handler(signal, handler, SA_RESTART, &real::SIGNAL)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn bsd_signal(signal: c_int, handler: usize) -> usize {
+    set_handler(signal, handler, SA_RESTART, &real::SIGNAL)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn ssignal(signal: c_int, handler: usize) -> usize {
+    set_handler(signal, handler, SA_RESTART, &real::SIGNAL)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sysv_signal(signal: c_int, handler: usize) -> usize {
+    set_handler(
+        signal,
+        handler,
+        SA_RESETHAND | SA_NODEFER,
+        &real::SYSV_SIGNAL,
+    )
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn __sysv_signal(signal: c_int, handler: usize) -> usize {
+    set_handler(
+        signal,
+        handler,
+        SA_RESETHAND | SA_NODEFER,
+        &real::SYSV_SIGNAL,
+    )
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sigset(signal: c_int, handler: usize) -> usize {
+    if !is_kept(signal) {
+        return set_handler(signal, handler, 0, &real::SIGSET);
+    }
+    let bit = 1_u64 << signal.wrapping_sub(1);
+    let hold = handler == SIG_HOLD;
+    let (before, _) = target::program_action();
+    if !hold {
+        keep(handler, 0, 0);
+    }
+    let mask = system::sigprocmask(if hold { Mask::Block } else { Mask::Unblock }, bit);
+    if mask & bit == 0 { before } else { SIG_HOLD }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn sigignore(signal: c_int) -> c_int {
+    if is_kept(signal) {
+        keep(SIG_IGN, 0, 0);
+        return 0;
+    }
+    type Ignore = unsafe extern "C" fn(c_int) -> c_int;
+    let Some(address) = real::SIGIGNORE.address() else {
+        return real::fail(real::ENOSYS);
+    };
+    // SAFETY: the C library's function of this name has this type.
+    let ignore = unsafe { core::mem::transmute::<usize, Ignore>(address) };
+    // SAFETY: the program's own call.
+    unsafe { ignore(signal) }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn siginterrupt(signal: c_int, interrupt: c_int) -> c_int {
+    if is_kept(signal) {
+        // Our signals never interrupt a system call.
+        let flags = FLAGS.load(Ordering::Relaxed);
+        FLAGS.store(
+            if interrupt == 0 {
+                flags | SA_RESTART
+            } else {
+                flags & !SA_RESTART
+            },
+            Ordering::Relaxed,
+        );
+        return 0;
+    }
+    type Interrupt = unsafe extern "C" fn(c_int, c_int) -> c_int;
+    let Some(address) = real::SIGINTERRUPT.address() else {
+        return real::fail(real::ENOSYS);
+    };
+    // SAFETY: the C library's function of this name has this type.
+    let set = unsafe { core::mem::transmute::<usize, Interrupt>(address) };
+    // SAFETY: the program's own call.
+    unsafe { set(signal, interrupt) }
+}
+
+/// Before an `exec`: has the profiling signal ignored. Gives back what [`take_back`] needs.
+///
+/// The next program has no handler until its agent starts, if it has one at all, and the signal's default action ends it.
+/// The kernel takes back the pending signals of timers that end with this program, but a `perf_event` may fire while it
+/// works on the `exec`, and the reader may ask a thread to arm itself that is not there any more. To be ignored is
+/// inherited, and an agent that finds the signal ignored takes it for this.
+pub(crate) fn hand_over() -> Option<SignalAction> {
+    let signal = SIGNAL.load(Ordering::Relaxed);
+    if signal == 0 {
+        return None;
+    }
+    let ignored = SignalAction {
+        handler: SIG_IGN,
+        ..SignalAction::default()
+    };
+    // SAFETY: ignoring runs no code.
+    unsafe { system::sigaction(signal.cast_unsigned(), Some(&ignored)) }.ok()
+}
+
+/// After an `exec` that failed.
+pub(crate) fn take_back(handed_over: Option<SignalAction>) {
+    if let Some(action) = handed_over {
+        // SAFETY: our own action, as it was.
+        let _ = unsafe {
+            system::sigaction(
+                SIGNAL.load(Ordering::Relaxed).cast_unsigned(),
+                Some(&action),
+            )
+        };
+    }
+}
+
+const _: () = assert!(size_of::<Action>() == 152);

@@ -1,0 +1,62 @@
+//! The end of the process.
+//!
+//! # Safety
+//!
+//! This file is `unsafe` because it defines functions under the C library's names.
+#![allow(unsafe_code)]
+
+use crate::{kernel, real};
+use core::ffi::c_int;
+use selvedge_sample::system;
+use selvedge_sample::target::{self, Session};
+
+/// Run by `exit`, after the program's own exit handlers and destructors.
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = at_exit;
+
+extern "C" fn at_exit() {
+    leave();
+}
+
+/// This process's session. A child of `vfork` shares its parent's memory, but not the session found there.
+pub(crate) fn own_session() -> Option<Session> {
+    let session = target::session()?;
+    // Relaxed: written before the session could be found.
+    let owner = session
+        .process
+        .pid
+        .load(core::sync::atomic::Ordering::Relaxed);
+    (owner == system::getpid()).then_some(session)
+}
+
+fn leave() {
+    if let Some(session) = own_session() {
+        target::leave(session);
+    }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn _exit(status: c_int) -> ! {
+    leave();
+    kernel::exit(status)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn _Exit(status: c_int) -> ! {
+    leave();
+    kernel::exit(status)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn quick_exit(status: c_int) -> ! {
+    leave();
+    if let Some(address) = real::QUICK_EXIT.address() {
+        // SAFETY: the C library's function of this name has this type.
+        let quick_exit =
+            unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(c_int) -> !>(address) };
+        // SAFETY: the program's own call.
+        unsafe { quick_exit(status) }
+    }
+    kernel::exit(status)
+}
