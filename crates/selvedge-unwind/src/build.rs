@@ -5,11 +5,14 @@
 //! A table takes 8 bytes a row and 64 a distinct rule; making it takes about three times that, and never more than 64
 //! bytes per byte of `.eh_frame`.
 
+mod cursor;
 mod elf;
 mod encode;
 mod entries;
 mod error;
 mod expression;
+mod frames;
+mod instructions;
 mod landing;
 mod rows;
 mod trace;
@@ -22,7 +25,7 @@ pub use error::Error;
 ///
 /// The bytes are no 64-bit little-endian ELF image ([`Error::is_not_elf`]), or it has no unwind information.
 pub fn table(elf: &[u8]) -> Result<Vec<u8>, Error> {
-    rows::of(elf).map(|rows| encode::table(&rows))
+    rows::of(elf).map(|joined| encode::table(&joined))
 }
 
 /// Executable code of a process.

@@ -1,17 +1,11 @@
 //! The parts of an ELF image that unwind tables are made from.
 
+use super::frames::{Form, Section};
 use super::{Error, entries};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
 use std::ops::Range;
-
-/// A part of the image: where it is mapped, and its bytes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part<'a> {
-    pub(super) svma: u64,
-    pub(super) bytes: &'a [u8],
-}
 
 /// A section of code.
 #[derive(Clone, Debug)]
@@ -30,8 +24,8 @@ impl Code<'_> {
 /// An ELF image.
 #[derive(Debug)]
 pub(super) struct Image<'a> {
-    pub(super) eh_frame: Option<Part<'a>>,
-    pub(super) debug_frame: Option<&'a [u8]>,
+    pub(super) eh_frame: Option<Section<'a>>,
+    pub(super) debug_frame: Option<Section<'a>>,
     pub(super) code: Vec<Code<'a>>,
     /// Executable memory.
     pub(super) executable: Vec<Range<u64>>,
@@ -69,8 +63,22 @@ impl<'a> Image<'a> {
                 let svma = section.sh_addr(endian);
                 let flags = section.sh_flags(endian).0;
                 match name {
-                    b".eh_frame" => image.eh_frame = Some(Part { svma, bytes }),
-                    b".debug_frame" => image.debug_frame = Some(bytes),
+                    b".eh_frame" => {
+                        image.eh_frame = Some(Section {
+                            svma,
+                            bytes,
+                            text: 0,
+                            form: Form::Eh,
+                        });
+                    }
+                    b".debug_frame" if flags & object::elf::SHF_COMPRESSED.0 == 0 => {
+                        image.debug_frame = Some(Section {
+                            svma,
+                            bytes,
+                            text: 0,
+                            form: Form::Debug,
+                        });
+                    }
                     _ if flags & object::elf::SHF_EXECINSTR.0 != 0 && svma != 0 => {
                         let name = String::from_utf8_lossy(name).into_owned();
                         image.code.push(Code { name, svma, bytes });
@@ -79,8 +87,25 @@ impl<'a> Image<'a> {
                 }
             }
         }
-        if image.eh_frame.is_none_or(|part| part.bytes.is_empty()) {
+        if image
+            .eh_frame
+            .is_none_or(|section| section.bytes.is_empty())
+        {
             image.eh_frame = eh_frame_by_header(data, segments);
+        }
+        if image.code.is_empty() {
+            image.code.extend(code_by_segments(data, segments));
+        }
+        let text = image
+            .code
+            .iter()
+            .find(|code| code.name == ".text")
+            .map_or(0, |code| code.svma);
+        for section in [&mut image.eh_frame, &mut image.debug_frame]
+            .into_iter()
+            .flatten()
+        {
+            section.text = text;
         }
         Ok(image)
     }
@@ -91,7 +116,7 @@ impl<'a> Image<'a> {
 fn eh_frame_by_header<'a>(
     data: &'a [u8],
     segments: &'a [object::elf::ProgramHeader64<LittleEndian>],
-) -> Option<Part<'a>> {
+) -> Option<Section<'a>> {
     let endian = LittleEndian;
     let header = segments
         .iter()
@@ -110,6 +135,32 @@ fn eh_frame_by_header<'a>(
         .find_map(|segment| {
             let offset = usize::try_from(svma.checked_sub(segment.p_vaddr(endian))?).ok()?;
             let bytes = segment.data(endian, data).ok()?.get(offset..)?;
-            Some(Part { svma, bytes })
+            Some(Section {
+                svma,
+                bytes,
+                text: 0,
+                form: Form::EhAndMore,
+            })
+        })
+}
+
+/// Code, where section headers are stripped.
+fn code_by_segments<'a>(
+    data: &'a [u8],
+    segments: &'a [object::elf::ProgramHeader64<LittleEndian>],
+) -> impl Iterator<Item = Code<'a>> {
+    let endian = LittleEndian;
+    segments
+        .iter()
+        .filter(move |segment| {
+            segment.p_type(endian) == PT_LOAD && segment.p_flags(endian).0 & PF_X.0 != 0
+        })
+        .filter_map(move |segment| {
+            let bytes = segment.data(endian, data).ok()?;
+            Some(Code {
+                name: String::new(),
+                svma: segment.p_vaddr(endian),
+                bytes,
+            })
         })
 }

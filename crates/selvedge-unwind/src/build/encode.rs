@@ -1,63 +1,53 @@
 //! Writes a table: see [`crate::table`] for its form.
 
+use super::rows::Joined;
 use crate::table::{
-    Cfa, Kind, LONG_RULE_BYTES, LOST, MAGIC, RULE_BYTES, Rule, Saved, Short, register,
+    Cfa, HEADER_BYTES, Kind, LONG_RULE_BYTES, LOST, MAGIC, RULE_BYTES, Rule, Saved, Short, register,
 };
 use rustc_hash::FxHashMap;
 
 /// Bytes of code per index entry, as a power of two, unless code is sparse.
 const SHIFT: u32 = 7;
 
-/// Writes rows (ascending, starting at svmas) as a table.
-pub(super) fn table(rows: &[(u64, Rule)]) -> Vec<u8> {
-    let base = rows.first().map_or(0, |(start, _)| *start);
-    let mut rules = Rules::default();
-    let mut encoded: Vec<(u32, u32)> = Vec::with_capacity(rows.len());
-    let mut last = None;
-    for (start, rule) in rows {
-        // What lies further from the base than a row can say has no rule.
-        let (offset, rule) = match u32::try_from(start - base) {
-            Ok(offset) => (offset, *rule),
-            Err(_) => (u32::MAX, Rule::NONE),
-        };
-        if last != Some(rule) {
-            last = Some(rule);
-            encoded.push((offset, rules.number(rule)));
-        }
-        if offset == u32::MAX {
-            break;
-        }
-    }
-    write(base, &encoded, &rules)
-}
-
 /// The distinct rules of a table.
 #[derive(Debug, Default)]
-struct Rules {
-    numbers: FxHashMap<Rule, u32>,
-    rules: Vec<Short>,
+pub(super) struct Rules {
+    /// Numbers of rules of 16 bytes, by those bytes.
+    numbers: FxHashMap<u128, u32>,
+    long_numbers: FxHashMap<Rule, u32>,
+    rules: Vec<[u8; RULE_BYTES]>,
     long_rules: Vec<Rule>,
 }
 
 impl Rules {
-    fn number(&mut self, rule: Rule) -> u32 {
-        *self.numbers.entry(rule).or_insert_with(|| {
-            let short = short(&rule).unwrap_or_else(|| {
-                self.long_rules.push(rule);
-                let number = (self.long_rules.len() - 1) as u32;
-                Short {
-                    number,
-                    signal: rule.signal,
-                    ..of_kind(Kind::Long)
-                }
-            });
-            self.rules.push(short);
+    pub(super) fn number(&mut self, rule: &Rule) -> u32 {
+        if let Some(short) = short(rule) {
+            let bytes = short_bytes(&short);
+            return *self
+                .numbers
+                .entry(u128::from_le_bytes(bytes))
+                .or_insert_with(|| {
+                    self.rules.push(bytes);
+                    (self.rules.len() - 1) as u32
+                });
+        }
+        *self.long_numbers.entry(*rule).or_insert_with(|| {
+            let number = self.long_rules.len() as u32;
+            self.long_rules.push(*rule);
+            let short = Short {
+                number,
+                signal: rule.signal,
+                ..of_kind(Kind::Long)
+            };
+            self.rules.push(short_bytes(&short));
             (self.rules.len() - 1) as u32
         })
     }
 }
 
-fn write(base: u64, rows: &[(u32, u32)], rules: &Rules) -> Vec<u8> {
+/// Writes a table.
+pub(super) fn table(joined: &Joined) -> Vec<u8> {
+    let Joined { base, rows, rules } = joined;
     let (shift, index) = index(rows);
     let counts = [
         rows.len(),
@@ -65,7 +55,12 @@ fn write(base: u64, rows: &[(u32, u32)], rules: &Rules) -> Vec<u8> {
         rules.rules.len(),
         rules.long_rules.len(),
     ];
-    let mut bytes = Vec::new();
+    let len = HEADER_BYTES
+        + rows.len() * 8
+        + index.len() * 4
+        + rules.rules.len() * RULE_BYTES
+        + rules.long_rules.len() * LONG_RULE_BYTES;
+    let mut bytes = Vec::with_capacity(len);
     bytes.extend_from_slice(&MAGIC.to_le_bytes());
     for count in counts {
         bytes.extend_from_slice(&(count as u32).to_le_bytes());
@@ -73,14 +68,13 @@ fn write(base: u64, rows: &[(u32, u32)], rules: &Rules) -> Vec<u8> {
     bytes.extend_from_slice(&shift.to_le_bytes());
     bytes.extend_from_slice(&base.to_le_bytes());
     for (start, rule) in rows {
-        bytes.extend_from_slice(&start.to_le_bytes());
-        bytes.extend_from_slice(&rule.to_le_bytes());
+        bytes.extend_from_slice(&(u64::from(*start) | u64::from(*rule) << 32).to_le_bytes());
     }
     for row in &index {
         bytes.extend_from_slice(&row.to_le_bytes());
     }
     for rule in &rules.rules {
-        bytes.extend_from_slice(&short_bytes(rule));
+        bytes.extend_from_slice(rule);
     }
     for rule in &rules.long_rules {
         bytes.extend_from_slice(&long_bytes(rule));

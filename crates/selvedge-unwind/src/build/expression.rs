@@ -1,6 +1,6 @@
 //! The DWARF expressions that real unwind information uses, each as an exact rule; any other has none.
 
-use super::rows::number;
+use super::instructions::place;
 use crate::table::{Cfa, Saved};
 use gimli::{EndianSlice, Expression, LittleEndian, Operation};
 
@@ -20,6 +20,10 @@ fn operations<'a>(
         operations.push(operation);
     }
     Some(operations)
+}
+
+fn number(register: gimli::Register) -> Option<u8> {
+    place(u64::from(register.0))
 }
 
 fn offset(value: i64) -> Option<i32> {

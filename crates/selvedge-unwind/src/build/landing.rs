@@ -6,25 +6,27 @@
 //! there with a mark. Such functions are known by their saving `rax` and `rdx`, which pass the exception on.
 
 use super::elf::Code;
-use super::rows::Stretch;
 use iced_x86::{Code as Form, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
+use std::ops::Range;
 
-/// Takes the rules from those instructions of a function.
-pub(super) fn blank(stretch: &mut Stretch, code: &[Code<'_>]) {
-    let instructions = decode(code, stretch.start, stretch.end);
+/// Those instructions of a function, from its start to its end.
+pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<Range<u64>> {
+    let instructions = decode(code, start, end);
+    let mut jumps = Vec::new();
     for (at, instruction) in instructions.iter().enumerate() {
         if !moves_to_caught(instruction) {
             continue;
         }
         let before = instructions.get(..at).unwrap_or_default();
         let after = instructions.get(at..).unwrap_or_default();
-        let start = copies_registers(before, code).map_or(stretch.start, Instruction::ip);
-        let end = after
+        let from = copies_registers(before, code).map_or(start, Instruction::ip);
+        let to = after
             .iter()
             .find(|instruction| leaves(instruction))
-            .map_or(stretch.end, Instruction::next_ip);
-        stretch.erase(start, end);
+            .map_or(end, Instruction::next_ip);
+        jumps.push(from.max(start)..to.min(end));
     }
+    jumps
 }
 
 fn decode(code: &[Code<'_>], start: u64, end: u64) -> Vec<Instruction> {

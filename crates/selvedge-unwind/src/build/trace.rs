@@ -9,13 +9,13 @@
 //! **Bounds.** Every address changes its state at most twice, so the work is linear in the code.
 
 use super::elf::Code;
-use super::rows::Stretch;
 use crate::table::{Cfa, Rule, Saved, register};
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
     OpKind, Register,
 };
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// What is known of the stack before an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,31 +324,21 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
         }
     }
 
-    /// The code that was followed, each piece with its rows.
-    pub(super) fn stretches(self) -> Vec<Stretch> {
-        let mut stretches: Vec<Stretch> = Vec::new();
+    /// The code that was followed: each instruction's start, end and rule, ascending.
+    pub(super) fn rows(self) -> Vec<(Range<u64>, Rule)> {
+        let mut rows: Vec<(Range<u64>, Rule)> = Vec::new();
         for (address, (state, len)) in self.states {
             let end = address.saturating_add(u64::from(len));
-            match stretches.last_mut() {
-                Some(last) if last.end == address => {
-                    last.end = end;
-                    last.rows.push((address, state.rule()));
-                }
+            match rows.last_mut() {
                 // Two readings of the same bytes: neither is to be believed.
-                Some(last) if last.end > address => {
-                    if let Some(row) = last.rows.last_mut() {
-                        row.1 = Rule::NONE;
-                    }
-                    last.end = last.end.max(end);
+                Some((range, rule)) if range.end > address => {
+                    *rule = Rule::NONE;
+                    range.end = range.end.max(end);
                 }
-                _ => stretches.push(Stretch {
-                    start: address,
-                    end,
-                    rows: vec![(address, state.rule())],
-                }),
+                _ => rows.push((address..end, state.rule())),
             }
         }
-        stretches
+        rows
     }
 }
 
@@ -366,10 +356,9 @@ mod tests {
         let mut tracer = Tracer::new(&code, |_| false);
         tracer.follow(0x1000, State::entry(0));
         tracer
-            .stretches()
+            .rows()
             .into_iter()
-            .flat_map(|stretch| stretch.rows)
-            .map(|(at, rule)| (at - 0x1000, rule.cfa, rule.saved[register::BP]))
+            .map(|(at, rule)| (at.start - 0x1000, rule.cfa, rule.saved[register::BP]))
             .collect()
     }
 
