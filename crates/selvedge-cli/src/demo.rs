@@ -5,10 +5,13 @@ use std::hint::black_box;
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// What a thread does, again and again, with the number of the round.
+type Work = fn(u64);
+
 /// Works for some seconds.
 pub(crate) fn run(seconds: f64) {
     let end = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.1, 3600.0));
-    let threads: [(&str, fn(u64)); 4] = [
+    let threads: [(&str, Work); 4] = [
         ("hash", hash),
         ("sort", sort),
         ("count", count_words),
