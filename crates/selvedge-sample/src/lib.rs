@@ -3,7 +3,7 @@
 //! A *session* records into one [`Region`]: memory that the reader shares, either with other processes
 //! (`selvedge record`) or with its own threads (the library). Everything that a target does while it is profiled is
 //! here: claim a [`Process`](region::Process), claim a [`Thread`](region::Thread) per thread, arm a timer for it, and
-//! write a record into that thread's [ring](ring) at every signal. Everything else (naming, aggregating, building unwind
+//! write a record into that thread's [`ring`] at every signal. Everything else (naming, aggregating, building unwind
 //! tables, finding threads) is the reader's work, in `selvedge-profile`.
 //!
 //! This crate is `no_std` and has no allocator: what would allocate in the handler does not compile.
