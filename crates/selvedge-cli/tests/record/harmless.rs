@@ -1,0 +1,108 @@
+//! A recorded program computes, prints and sees what it would without us.
+
+use crate::harness::{Workshop, within};
+use std::process::Command;
+
+#[test]
+fn descriptors_threads_and_signal_mask_are_as_without_us() {
+    let workshop = Workshop::new();
+    let program = workshop.program(
+        "program",
+        "#include <dirent.h>
+         void list(const char *path) { DIR *d = opendir(path); struct dirent *e; int n = 0; while ((e = readdir(d))) n++; closedir(d); printf(\"%s %d\\n\", path, n - 2); }
+         BURNER(hot)
+         int main(void) {
+           hot(0.1); list(\"/proc/self/fd\"); list(\"/proc/self/task\");
+           sigset_t s; sigprocmask(0, 0, &s); printf(\"mask %lx\\n\", *(long *)&s);
+           stack_t a; sigaltstack(0, &a); printf(\"alternate stack %d\\n\", a.ss_flags);
+           struct itimerval t; getitimer(ITIMER_PROF, &t); printf(\"itimer %ld\\n\", t.it_interval.tv_usec); return 0; }",
+    );
+    let alone = Command::new(&program)
+        .current_dir(&workshop.folder)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    for engine in ["timer", "perf"] {
+        let recording = workshop
+            .record()
+            .options(&["-F", "250", "--engine", engine])
+            .run([&program])
+            .exits(0);
+        assert_eq!(
+            recording.stdout,
+            String::from_utf8_lossy(&alone.stdout),
+            "{engine}"
+        );
+    }
+}
+
+#[test]
+fn errno_is_untouched_at_4000_samples_a_second() {
+    let workshop = Workshop::new();
+    let recording = workshop
+        .record_source(
+            &["--engine", "perf", "-F", "4000"],
+            "int main(void) {
+               long wrong = 0, calls = 0;
+               while (seconds_of(CLOCK_PROCESS_CPUTIME_ID) < 1.0)
+                 for (int i = 0; i < 1000; i++, calls++) { errno = 0; if (close(-1) != -1 || errno != EBADF) wrong++; }
+               printf(\"calls %ld wrong %ld\\n\", calls, wrong); return 0; }",
+        )
+        .exits(0);
+    assert_eq!(recording.said("wrong"), 0.0);
+    assert!(recording.said("calls") > 100_000.0);
+    assert!(
+        recording.stacks().count() > 1000,
+        "{}",
+        recording.stacks().count()
+    );
+}
+
+#[test]
+fn results_of_floating_point_and_vectors_are_untouched() {
+    let workshop = Workshop::new();
+    let program = workshop.program(
+        "program",
+        "int main(void) { double x = 0.5, y = 0.25; unsigned long h = 1;
+           for (int i = 0; i < 60000000; i++) { x = 3.9 * x * (1 - x); y = y * 1.0000001 + x; h = h * 31 + (unsigned long)(x * 1e9); }
+           printf(\"%.17g %.17g %lx\\n\", x, y, h); return 0; }",
+    );
+    let alone = Command::new(&program).output().unwrap();
+    let recording = workshop
+        .record()
+        .options(&["--engine", "perf", "-F", "4000"])
+        .run([&program])
+        .exits(0);
+    assert_eq!(recording.stdout, String::from_utf8_lossy(&alone.stdout));
+    assert!(recording.stacks().count() > 100);
+}
+
+#[test]
+fn system_calls_that_wait_are_not_interrupted() {
+    let workshop = Workshop::new();
+    let recording = workshop
+        .record_source(
+            &["-F", "999"],
+            "BURNER(hot) void *busy(void *p) { hot(0.5); return p; }
+             int main(void) { pthread_t t; pthread_create(&t, 0, busy, 0); int interrupted = 0;
+               for (int i = 0; i < 50; i++) { struct timespec s = {0, 10000000}; if (nanosleep(&s, 0)) interrupted++; }
+               pthread_join(t, 0); printf(\"interrupted %d\\n\", interrupted); return 0; }",
+        )
+        .exits(0);
+    assert_eq!(recording.said("interrupted"), 0.0);
+    within(
+        "hot",
+        recording.stacks().through("hot").seconds(),
+        0.45..=0.55,
+    );
+}
+
+#[test]
+fn output_of_a_pipeline_is_the_same_to_the_byte() {
+    // Output of programs of the system, byte for byte.
+    let workshop = Workshop::new();
+    let script = "seq 1 20000 | sort -n | md5sum; ls /etc | wc -l";
+    let alone = Command::new("sh").args(["-c", script]).output().unwrap();
+    let recording = workshop.record().run(["sh", "-c", script]).exits(0);
+    assert_eq!(recording.stdout, String::from_utf8_lossy(&alone.stdout));
+}

@@ -1,0 +1,15 @@
+//! `selvedge record`, end to end: one named test for each hazard.
+//!
+//! The programs under test are C, compiled when the test runs. CPU time is measured by the programs' own clocks, so that
+//! a busy machine makes tests slow and not wrong.
+
+mod children;
+mod ends;
+mod foreign;
+mod harmless;
+mod harness;
+mod refusals;
+mod requests;
+mod signals;
+mod threads;
+mod weights;

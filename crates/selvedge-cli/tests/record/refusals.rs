@@ -1,0 +1,246 @@
+//! What cannot be done is said in a line, with what to do; exit statuses are a shell's.
+
+use crate::harness::{Workshop, skip, within};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+/// The one line that was printed; the exit status must be `status`, and nothing written.
+fn refusal(workshop: &Workshop, options: &[&str], command: &[&str], status: i32) -> String {
+    let recording = workshop
+        .record()
+        .options(options)
+        .run(command)
+        .exits(status);
+    assert!(recording.profile.is_none(), "a profile was written");
+    assert_eq!(recording.stdout, "");
+    recording.stderr.clone()
+}
+
+#[test]
+fn missing_program() {
+    let workshop = Workshop::new();
+    let said = refusal(&workshop, &[], &["no-such-program-here"], 127);
+    assert!(
+        said.contains("no-such-program-here") && said.lines().count() == 1,
+        "{said}"
+    );
+    refusal(&workshop, &[], &["/no/such/program"], 127);
+}
+
+#[test]
+fn program_that_is_not_executable() {
+    let workshop = Workshop::new();
+    fs::write(workshop.path("data"), "text").unwrap();
+    let said = refusal(&workshop, &[], &["./data"], 126);
+    assert!(said.contains("data") && said.lines().count() == 1, "{said}");
+}
+
+#[test]
+fn static_program_is_told_the_two_lines_that_add_the_library() {
+    let workshop = Workshop::new();
+    let program = workshop.compile("program", "int main(void) { return 0; }", &["-static"]);
+    let Ok(_) = program else {
+        return skip("static program", "no static C library here");
+    };
+    let said = refusal(&workshop, &[], &["./program"], 2);
+    assert!(said.contains("statically linked"), "{said}");
+    assert!(
+        said.contains("cargo add selvedge-profile") && said.contains("init_from_env"),
+        "{said}"
+    );
+}
+
+#[test]
+fn program_of_another_libc_is_told_so() {
+    let workshop = Workshop::new();
+    workshop
+        .compile(
+            "program",
+            "int main(void) { return 0; }",
+            &["-Wl,--dynamic-linker=/lib/ld-musl-x86_64.so.1"],
+        )
+        .unwrap();
+    let said = refusal(&workshop, &[], &["./program"], 2);
+    assert!(
+        said.contains("ld-musl-x86_64") && said.contains("selvedge-profile"),
+        "{said}"
+    );
+}
+
+#[test]
+fn setuid_program_is_told_so() {
+    let workshop = Workshop::new();
+    let program = workshop.program("program", "int main(void) { return 0; }");
+    fs::set_permissions(&program, Permissions::from_mode(0o4755)).unwrap();
+    let said = refusal(&workshop, &[], &["./program"], 2);
+    assert!(
+        said.contains("set-user-id") && said.lines().count() == 1,
+        "{said}"
+    );
+}
+
+#[test]
+fn program_for_another_machine_is_told_so() {
+    let workshop = Workshop::new();
+    // The header of a 32-bit ELF file for i386.
+    let mut header = vec![0_u8; 52];
+    header[..7].copy_from_slice(b"\x7fELF\x01\x01\x01");
+    header[16..20].copy_from_slice(&[2, 0, 3, 0]);
+    fs::write(workshop.path("program"), header).unwrap();
+    fs::set_permissions(workshop.path("program"), Permissions::from_mode(0o755)).unwrap();
+    let said = refusal(&workshop, &[], &["./program"], 2);
+    assert!(
+        said.contains("64-bit") && said.lines().count() == 1,
+        "{said}"
+    );
+}
+
+#[test]
+fn unwritable_output_is_refused_before_the_program_runs() {
+    let workshop = Workshop::new();
+    let said = refusal(
+        &workshop,
+        &["-o", "/proc/no/such/folder/x.pb.gz"],
+        &["sh", "-c", "echo ran"],
+        2,
+    );
+    assert!(
+        said.contains("/proc/no/such/folder") && said.contains("-o"),
+        "{said}"
+    );
+    let said = refusal(&workshop, &["-o", "/"], &["sh", "-c", "echo ran"], 2);
+    assert!(said.contains("folder"), "{said}");
+}
+
+#[test]
+fn rates_and_signals_that_cannot_be_are_refused() {
+    let workshop = Workshop::new();
+    for options in [
+        ["-F", "0"],
+        ["-F", "-1"],
+        ["-F", "nan"],
+        ["--signal", "SIGKILL"],
+        ["--signal", "99"],
+        ["-d", "never"],
+        ["--engine", "steam"],
+    ] {
+        let said = refusal(&workshop, &options, &["sh", "-c", "echo ran"], 2);
+        assert!(!said.is_empty(), "{options:?}");
+    }
+}
+
+const BURN: &str = "BURNER(hot) int main(void) { hot(0.4); return 9; }";
+
+#[test]
+fn timers_refused_by_a_limit_fall_back_to_itimer_with_a_warning() {
+    let workshop = Workshop::new();
+    let program = workshop.program("program", BURN);
+    let recording = workshop
+        .record()
+        .options(&["-F", "250"])
+        .run([
+            "bash".as_ref(),
+            "-c".as_ref(),
+            "ulimit -i 0; exec \"$0\"".as_ref(),
+            program.as_os_str(),
+        ])
+        .exits(9);
+    within(
+        "hot",
+        recording.stacks().through("hot").seconds(),
+        0.32..=0.45,
+    );
+    assert!(
+        recording.stderr.contains("itimer engine"),
+        "{}",
+        recording.stderr
+    );
+    assert!(
+        recording.stderr.contains("ulimit -i"),
+        "{}",
+        recording.stderr
+    );
+}
+
+/// A program that forbids itself `timer_create` (and `setitimer`, where asked), then becomes another.
+const FORBID: &str = r#"
+    #include <linux/filter.h>
+    #include <linux/seccomp.h>
+    #include <sys/prctl.h>
+    int main(int n, char **v) {
+      int also = atoi(v[1]);
+      struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_timer_create, 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, also ? SYS_setitimer : SYS_timer_create, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+      };
+      struct sock_fprog program = {5, code};
+      prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+      if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) { perror("seccomp"); return 77; }
+      execv(v[2], v + 2);
+      return 99;
+    }"#;
+
+#[test]
+fn timers_refused_by_seccomp_fall_back_to_itimer_with_a_warning() {
+    let workshop = Workshop::new();
+    let forbid = workshop.program("forbid", FORBID);
+    let program = workshop.program("program", BURN);
+    let recording = workshop
+        .record()
+        .options(&["-F", "250"])
+        .run([forbid.as_os_str(), "0".as_ref(), program.as_os_str()])
+        .exits(9);
+    within(
+        "hot",
+        recording.stacks().through("hot").seconds(),
+        0.32..=0.45,
+    );
+    assert!(recording.stderr.contains("itimer"), "{}", recording.stderr);
+    assert!(recording.stderr.contains("refused"), "{}", recording.stderr);
+}
+
+#[test]
+fn all_timers_refused_leaves_the_program_unharmed_and_accounts_for_its_time() {
+    let workshop = Workshop::new();
+    let forbid = workshop.program("forbid", FORBID);
+    let program = workshop.program("program", BURN);
+    let recording = workshop
+        .record()
+        .options(&["-F", "250"])
+        .run([forbid.as_os_str(), "1".as_ref(), program.as_os_str()])
+        .exits(9);
+    within("[unsampled]", recording.row("[unsampled]"), 0.38..=0.6);
+    assert!(recording.stderr.contains("refused"), "{}", recording.stderr);
+}
+
+#[test]
+fn small_address_space_runs_unprofiled_and_is_told_why() {
+    let workshop = Workshop::new();
+    let program = workshop.program("program", BURN);
+    let recording = workshop
+        .record()
+        .run([
+            "bash".as_ref(),
+            "-c".as_ref(),
+            "ulimit -v 200000; exec \"$0\"".as_ref(),
+            program.as_os_str(),
+        ])
+        .exits(9);
+    assert_eq!(recording.foreign_messages(), Vec::<&str>::new());
+    assert_eq!(recording.stacks().through("hot").count(), 0);
+    // `bash` itself was recorded: what became of it is not.
+    let recording = workshop
+        .record()
+        .through(&["bash", "-c", "ulimit -v 700000; exec \"$@\"", "x"])
+        .run([program]);
+    assert!(
+        recording.status == 9 && recording.stderr.contains("ulimit -v")
+            || recording.status == 2 && recording.stderr.contains("address space"),
+        "{}: {}",
+        recording.status,
+        recording.stderr
+    );
+}
