@@ -20,8 +20,8 @@ use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// After a request to end, CMD has this long before the profile is written without it.
-const GRACE: Duration = Duration::from_secs(4);
+/// After a request to end, CMD has this long before the profile is written without it: within 5 s in all.
+const GRACE: Duration = Duration::from_millis(2500);
 
 impl From<arguments::Engine> for EngineChoice {
     fn from(engine: arguments::Engine) -> Self {
