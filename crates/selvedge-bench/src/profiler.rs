@@ -41,6 +41,8 @@ pub(crate) struct Report {
     pub(crate) wall: f64,
     /// Rounds done.
     pub(crate) rounds: f64,
+    /// CPU nanoseconds of a calm piece of the work; 0 if it was too short to have one.
+    pub(crate) calm: f64,
     /// CPU nanoseconds of all processes of the run: burner and profiler, from start to end.
     pub(crate) everything: f64,
 }
@@ -150,11 +152,12 @@ impl Profiler {
             .filter_map(|word| word.parse().ok())
             .collect();
         match *numbers {
-            [threads, cpu, wall, rounds] => Ok(Report {
+            [threads, cpu, wall, rounds, calm] => Ok(Report {
                 threads,
                 cpu,
                 wall,
                 rounds,
+                calm,
                 everything,
             }),
             _ => Err(io::Error::other(format!(

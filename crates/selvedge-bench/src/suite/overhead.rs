@@ -1,7 +1,8 @@
 //! How much more CPU time the same work takes under a profiler, beside the same work without one.
 //!
 //! The burner's own clocks around its own work: starting the profiler and writing the profile are not in it (`whole` rows
-//! have them, and the profiler's own process). Each run of a profiler is paired with a run without one, right before it
+//! have them, and the profiler's own process). `calm` rows compare the lower quartiles of equal pieces of the work, some
+//! 40 ms each: on a machine that others use too, they are steadier by far. Each run of a profiler is paired with a run without one, right before it
 //! or right after it by turns, so that a machine that changes its speed changes both.
 
 use super::Settings;
@@ -13,6 +14,7 @@ use std::io;
 #[derive(Default)]
 struct Pairs {
     cpu: Vec<f64>,
+    calm: Vec<f64>,
     wall: Vec<f64>,
     whole: Vec<f64>,
 }
@@ -61,6 +63,9 @@ pub(crate) fn run(settings: &Settings, figures: &mut Figures) -> io::Result<()> 
 impl Pairs {
     fn add(&mut self, plain: Report, profiled: Report) {
         self.cpu.push(profiled.cpu / plain.cpu - 1.0);
+        if plain.calm > 0.0 {
+            self.calm.push(profiled.calm / plain.calm - 1.0);
+        }
         self.wall.push(profiled.wall / plain.wall - 1.0);
         self.whole
             .push(profiled.everything / plain.everything - 1.0);
@@ -74,28 +79,22 @@ fn report(figures: &mut Figures, profiler: &Profiler, hz: u32, pairs: &Pairs) {
         Profiler::Selvedge { engine: "perf", .. } => (format!("overhead_perf_{hz}"), "selvedge"),
         other => (format!("overhead_{hz}"), other.name()),
     };
-    figures.add("overhead", &name, "ratio", peer, &pairs.cpu);
-    figures.add(
-        "overhead",
-        &format!("{name}_wall"),
-        "ratio",
-        peer,
-        &pairs.wall,
-    );
-    figures.add(
-        "overhead",
-        &format!("{name}_whole"),
-        "ratio",
-        peer,
-        &pairs.whole,
-    );
+    let rows = [
+        ("", &pairs.cpu),
+        ("_calm", &pairs.calm),
+        ("_wall", &pairs.wall),
+        ("_whole", &pairs.whole),
+    ];
+    for (of, ratios) in rows {
+        figures.add("overhead", &format!("{name}{of}"), "ratio", peer, ratios);
+    }
 }
 
 /// What the perf engine costs, in costs of signals to a handler that does nothing.
 fn beside_empty_handler(figures: &mut Figures, all: &[Profiler], pairs: &[Pairs]) {
     let of = |wanted: &str| {
         let at = all.iter().position(|profiler| profiler.name() == wanted)?;
-        Some(pairs[at].cpu.as_slice()).filter(|costs| !costs.is_empty())
+        Some(pairs[at].calm.as_slice()).filter(|costs| !costs.is_empty())
     };
     if let (Some(ours), Some(empty)) = (of("selvedge-perf"), of("empty handler")) {
         let empty = median(empty);
