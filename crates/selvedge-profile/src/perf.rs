@@ -30,6 +30,8 @@ const PERF_COUNT_SW_TASK_CLOCK: u64 = 1;
 const PERF_SAMPLE_IP: u64 = 1;
 const DISABLED: u64 = 1;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
+/// The event ends with the program image (Linux 5.13): its signal must not meet the next one without a handler.
+const REMOVE_ON_EXEC: u64 = 1 << 36;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 const PERF_EVENT_IOC_ENABLE: libc::c_ulong = 0x2400;
 const F_SETSIG: libc::c_int = 10;
@@ -105,7 +107,7 @@ fn open(tid: u32, period: u64, signal: i32, flags: u64) -> io::Result<OwnedFd> {
         config: PERF_COUNT_SW_TASK_CLOCK,
         sample_period: period,
         sample_type: PERF_SAMPLE_IP,
-        flags: DISABLED | flags,
+        flags: DISABLED | REMOVE_ON_EXEC | flags,
         wakeup_events: 1,
         ..Attributes::default()
     };
