@@ -201,8 +201,9 @@ impl Short {
             ..,
         ] = bytes;
         let kind = match kind {
-            0 => Kind::None,
+            // First: it is nearly all there is.
             1 => Kind::Register,
+            0 => Kind::None,
             2 => Kind::Root,
             3 => Kind::Unknown,
             4 => Kind::Long,
@@ -226,6 +227,10 @@ fn unsigned(bytes: &[u8], at: usize) -> Option<u32> {
 fn signed(bytes: &[u8], at: usize) -> Option<i32> {
     Some(i32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
+
+/// So many rows are looked at one by one: branches that are foreseen cost less than a search whose every load waits for
+/// the one before.
+const LINEAR: usize = 8;
 
 /// A table, looked at in place.
 #[derive(Clone, Copy, Debug)]
@@ -300,15 +305,24 @@ impl<'a> Table<'a> {
             .min(last)
             .max(low);
         // `low` starts at or before `offset`; none behind `high` does.
-        while low < high {
-            let middle = low.wrapping_add(high.wrapping_sub(low).div_ceil(2));
+        while high.wrapping_sub(low) > LINEAR {
+            let middle = low.midpoint(high);
             if self.row(middle)?.0 <= offset {
                 low = middle;
             } else {
                 high = middle.wrapping_sub(1);
             }
         }
-        let (start, rule) = self.row(low)?;
+        let mut found = self.row(low)?;
+        while low < high {
+            let next = self.row(low.wrapping_add(1))?;
+            if next.0 > offset {
+                break;
+            }
+            low = low.wrapping_add(1);
+            found = next;
+        }
+        let (start, rule) = found;
         (start <= offset).then_some((low, start, rule))
     }
 

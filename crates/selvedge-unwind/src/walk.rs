@@ -154,19 +154,19 @@ pub fn walk(
     let mut walk = Walk {
         map,
         memory,
-        module: Module::NOWHERE,
         file: File::new(registers),
         exact: true,
         floor: registers.sp,
         words: SCANNED_WORDS,
     };
+    let mut module = Module::NOWHERE;
     let mut written: usize = 0;
     for slot in frames.iter_mut() {
         let ip = walk.file.ip();
         let address = if walk.exact { ip } else { ip.wrapping_sub(1) };
-        if !walk.module.contains(address) {
+        if !module.contains(address) {
             match map.find(address) {
-                Some(module) => walk.module = module,
+                Some(found) => module = found,
                 None if written > 0 => {
                     return Walked {
                         frames: written,
@@ -184,7 +184,7 @@ pub fn walk(
         }
         *slot = if walk.exact { ip | EXACT_PC } else { ip };
         written = written.wrapping_add(1);
-        if let Err(end) = walk.step() {
+        if let Err(end) = walk.step(&module) {
             return Walked {
                 frames: written,
                 end,
@@ -203,8 +203,6 @@ const SCANNED_WORDS: u32 = 1024;
 struct Walk<'a, M> {
     map: &'a ModuleMap<'a>,
     memory: &'a mut M,
-    /// The module of the current frame.
-    module: Module<'a>,
     file: File,
     exact: bool,
     /// The CFA of the next frame lies above this.
@@ -216,26 +214,29 @@ struct Walk<'a, M> {
 impl<M: Memory> Walk<'_, M> {
     /// Goes to the caller.
     #[inline]
-    fn step(&mut self) -> Result<(), End> {
-        let Some(table) = self.module.table else {
+    fn step(&mut self, module: &Module<'_>) -> Result<(), End> {
+        let Some(table) = &module.table else {
             return self.step_by_frame_pointer();
         };
-        let svma = self.module.svma(self.file.ip());
+        let svma = module.svma(self.file.ip());
         let rule = if self.exact {
             table.rule_of_instruction(svma)
         } else {
             table.rule_of_return(svma)
         };
         let rule = rule.ok_or(End::NoRule)?;
+        // Nearly every rule is of this kind.
+        if rule.kind == Kind::Register {
+            return self.step_by_short(&rule);
+        }
         match rule.kind {
-            Kind::Register => self.step_by_short(&rule),
-            Kind::None => Err(End::NoRule),
             Kind::Root => Err(End::Root),
             Kind::Unknown => self.step_by_frame_pointer(),
             Kind::Long => {
                 let rule = table.long(rule.number).ok_or(End::NoRule)?;
                 self.step_by_long(&rule)
             }
+            Kind::None | Kind::Register => Err(End::NoRule),
         }
     }
 
@@ -384,7 +385,7 @@ impl<M: Memory> Walk<'_, M> {
     /// Whether a word is the address behind a call in known code.
     fn is_behind_call(&mut self, word: u64) -> bool {
         let last = word.wrapping_sub(1);
-        if !self.module.contains(last) && self.map.find(last).is_none() {
+        if self.map.find(last).is_none() {
             return false;
         }
         // The eight bytes before it, from two aligned words.

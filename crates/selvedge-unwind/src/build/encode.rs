@@ -7,7 +7,7 @@ use crate::table::{
 use rustc_hash::FxHashMap;
 
 /// Bytes of code per index entry, as a power of two, unless code is sparse.
-const SHIFT: u32 = 7;
+const SHIFT: u32 = 6;
 
 /// The distinct rules of a table.
 #[derive(Debug, Default)]

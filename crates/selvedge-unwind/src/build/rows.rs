@@ -10,6 +10,10 @@ use super::trace::{State, Tracer};
 use crate::table::{Cfa, Rule, Saved, register};
 use std::ops::Range;
 
+/// Bytes of functions that jump to landing pads, at most, that are looked at: there are a handful of such functions, of a
+/// few hundred bytes.
+const LANDING_BYTES: u64 = 1 << 20;
+
 /// A piece of code whose rows are `rows`.
 #[derive(Clone, Debug)]
 struct Piece {
@@ -42,22 +46,34 @@ pub(super) fn of(elf: &[u8]) -> Result<Joined, Error> {
     if let Some(section) = image.eh_frame {
         rows.collect(&section, &image);
     }
-    if rows.pieces.is_empty()
-        && let Some(section) = image.debug_frame
-    {
+    rows.pieces.sort_by_key(|piece| piece.start);
+    if let Some(section) = image.debug_frame {
+        // Of functions that the other section leaves out, as Go's does.
+        let mut more = rows.pieces.split_off(0);
         rows.collect(&section, &image);
+        rows.pieces.retain(|piece| is_free(&more, piece));
+        rows.pieces.append(&mut more);
+        rows.pieces.sort_by_key(|piece| piece.start);
     }
     if rows.pieces.is_empty() {
         return Err(Error::no_unwind_information());
     }
-    rows.pieces.sort_by_key(|piece| piece.start);
     rows.add_known_code(&image);
     Ok(rows.join())
+}
+
+/// Whether a piece touches none of others, which are sorted.
+fn is_free(others: &[Piece], piece: &Piece) -> bool {
+    let next = others.partition_point(|other| other.start < piece.end);
+    next.checked_sub(1)
+        .and_then(|last| others.get(last))
+        .is_none_or(|other| other.end <= piece.start)
 }
 
 impl Rows {
     /// Adds what a section says.
     fn collect(&mut self, section: &Section<'_>, image: &Image<'_>) {
+        let mut landings = LANDING_BYTES;
         let prepare = |common: &_| Interpreted::initial(section, common);
         section.visit(prepare, |common, initial, entry| {
             let (start, end) = (entry.start, entry.end);
@@ -79,7 +95,10 @@ impl Rows {
                     rows.push((at - start) as u32, rule);
                 });
             });
-            if lands {
+            if lands && landings.checked_sub(end - start).is_none() {
+                self.erase_from_last(&(start..end));
+            } else if lands {
+                landings -= end - start;
                 for jump in landing::jumps(start, end, &image.code) {
                     self.erase_from_last(&jump);
                 }
@@ -153,12 +172,13 @@ impl Rows {
                 _ => {}
             }
         }
-        for function in &image.functions {
-            tracer.follow(*function, State::entry(0));
+        for function in uncovered(&image.functions, pieces) {
+            tracer.follow(function, State::entry(0));
         }
         let mut known = tracer.rows();
-        let returns = image.code.iter().flat_map(signal_returns);
-        known.extend(returns.filter(|(range, _)| !covered(range.start)));
+        for code in &image.code {
+            known.extend(signal_returns(code, pieces));
+        }
         for (range, rule) in known {
             self.add(range, self.rows.len(), |rows| rows.push(0, &rule));
         }
@@ -211,26 +231,60 @@ impl Rows {
     }
 }
 
-/// Signal-return trampolines: `mov $15, %rax; syscall` in one of its two encodings. The kernel's frame of a signal is at
-/// the stack pointer: a `ucontext`, whose registers start at byte 40 (arch/x86/include/uapi/asm/sigcontext.h).
-fn signal_returns(code: &Code<'_>) -> Vec<(Range<u64>, Rule)> {
+/// Those functions that lie in no piece. Nearly all do: so both are gone through in order, not searched.
+fn uncovered(functions: &[u64], pieces: &[Piece]) -> Vec<u64> {
+    let mut functions = functions.to_vec();
+    functions.sort_unstable();
+    functions.dedup();
+    let (mut next, mut end) = (pieces.iter().peekable(), 0);
+    functions.retain(|function| {
+        while let Some(piece) = next.next_if(|piece| piece.start <= *function) {
+            end = piece.end;
+        }
+        *function >= end
+    });
+    functions
+}
+
+/// Signal-return trampolines in no piece: `mov $15, %rax; syscall` in one of its two encodings. The kernel's frame of a
+/// signal is at the stack pointer: a `ucontext`, whose registers start at byte 40
+/// (arch/x86/include/uapi/asm/sigcontext.h).
+fn signal_returns(code: &Code<'_>, pieces: &[Piece]) -> Vec<(Range<u64>, Rule)> {
     let long: &[u8] = &[0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05];
     let short: &[u8] = &[0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05];
+    let finders = [long, short].map(memchr::memmem::Finder::new);
+    let mut found = Vec::new();
+    let (mut at, last) = (code.svma, code.range().end);
+    let first = pieces.partition_point(|piece| piece.end <= at);
+    let ends = pieces
+        .iter()
+        .skip(first)
+        .map(|piece| (piece.start, piece.end));
+    for (end, next) in ends.chain([(last, last)]) {
+        let gap = (at - code.svma) as usize..(end.min(last).max(at) - code.svma) as usize;
+        let gap = code.bytes.get(gap).unwrap_or_default();
+        for finder in &finders {
+            found.extend(finder.find_iter(gap).map(|offset| {
+                let start = at + offset as u64;
+                (start..start + finder.needle().len() as u64, signal_return())
+            }));
+        }
+        at = next.max(at);
+        if at >= last {
+            break;
+        }
+    }
+    found
+}
+
+fn signal_return() -> Rule {
     let sp = register::SP as u8;
     let saved = [128, 120, 72, 80, 88, 96, 168].map(|at| Saved::At(sp, at));
     let [bx, bp, r12, r13, r14, r15, ip] = saved;
     let saved = [bx, bp, r12, r13, r14, r15, ip, Saved::Cfa(0)];
-    let rule = Rule {
+    Rule {
         cfa: Cfa::Stored(sp, 160, 0),
         signal: true,
         saved,
-    };
-    let mut found = Vec::new();
-    for pattern in [long, short] {
-        found.extend(memchr::memmem::find_iter(code.bytes, pattern).map(|at| {
-            let start = code.svma.saturating_add(at as u64);
-            (start..start.saturating_add(pattern.len() as u64), rule)
-        }));
     }
-    found
 }

@@ -6,7 +6,8 @@
 //! paths meet with different states, or an instruction moves the stack pointer in a way that cannot be followed, the
 //! state is unknown from there on, and such code has no rule.
 //!
-//! **Bounds.** Every address changes its state at most twice, so the work is linear in the code.
+//! **Bounds.** Every address changes its state at most twice, so the work is linear in the code; and after
+//! [`INSTRUCTIONS`] no more functions are begun.
 
 use super::elf::Code;
 use crate::table::{Cfa, Rule, Saved, register};
@@ -16,6 +17,10 @@ use iced_x86::{
 };
 use std::collections::BTreeMap;
 use std::ops::Range;
+
+/// Instructions that are followed, at most, before no more functions are begun: about 40 MB of states. Images whose
+/// compiler writes no unwind information for all its code have more.
+const INSTRUCTIONS: usize = 1 << 18;
 
 /// What is known of the stack before an instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -223,6 +228,9 @@ pub(super) struct Tracer<'a, F> {
     covered: F,
     states: BTreeMap<u64, (State, u8)>,
     work: Vec<(u64, State)>,
+    /// Functions that were seen to be called.
+    called: Vec<u64>,
+    info: InstructionInfoFactory,
 }
 
 impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
@@ -232,6 +240,8 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
             covered,
             states: BTreeMap::new(),
             work: Vec::new(),
+            called: Vec::new(),
+            info: InstructionInfoFactory::new(),
         }
     }
 
@@ -249,8 +259,18 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
 
     /// Follows the code from an entry.
     pub(super) fn follow(&mut self, entry: u64, state: State) {
-        let mut info = InstructionInfoFactory::new();
         self.work.push((entry, state));
+        self.follow_function();
+        while let Some(entry) = self.called.pop() {
+            self.work.push((entry, State::entry(0)));
+            self.follow_function();
+        }
+    }
+
+    fn follow_function(&mut self) {
+        if self.states.len() >= INSTRUCTIONS {
+            self.work.clear();
+        }
         while let Some((address, arriving)) = self.work.pop() {
             let Some(bytes) = self.at(address) else {
                 continue;
@@ -267,7 +287,7 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
             }
             self.states
                 .insert(address, (state, instruction.len() as u8));
-            self.proceed(&instruction, state, &mut info);
+            self.proceed(&instruction, state);
         }
     }
 
@@ -283,17 +303,12 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
         }
     }
 
-    fn proceed(
-        &mut self,
-        instruction: &Instruction,
-        state: State,
-        info: &mut InstructionInfoFactory,
-    ) {
+    fn proceed(&mut self, instruction: &Instruction, state: State) {
         let target = matches!(instruction.op_kind(0), OpKind::NearBranch64)
             .then(|| instruction.near_branch_target());
         let after = match state {
             State::Frame(frame) => frame
-                .execute(instruction, info)
+                .execute(instruction, &mut self.info)
                 .map_or(State::Unknown, State::Frame),
             other => other,
         };
@@ -302,7 +317,7 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
             FlowControl::Call => {
                 // A direct call of a near function; a system call has no target.
                 if let Some(target) = target {
-                    self.work.push((target, State::entry(0)));
+                    self.called.push(target);
                 }
                 true
             }

@@ -7,6 +7,7 @@
 mod shadow;
 mod tracee;
 
+use selvedge_arch::Registers;
 use selvedge_unwind::{End, Memory, walk};
 use shadow::{Flow, Shadow, flow};
 use std::collections::{BTreeMap, HashMap};
@@ -51,8 +52,21 @@ impl Counts {
     }
 }
 
-/// Steps through a program to its end.
-fn prove(command: &[&Path], environment: &[&str], limit: u64) -> Counts {
+/// A fault to plant between the program and the comparison.
+struct Plant {
+    registers: fn(&mut Registers),
+    frames: fn(&mut [u64]),
+}
+
+impl Plant {
+    const NONE: Self = Self {
+        registers: |_| {},
+        frames: |_| {},
+    };
+}
+
+/// Steps through a program to its end, or for `limit` steps.
+fn prove(command: &[&Path], environment: &[&str], limit: u64, plant: &Plant) -> Counts {
     let tracee = Tracee::start(command, environment);
     let mut modules = Modules::default();
     modules.refresh(&tracee);
@@ -80,8 +94,11 @@ fn prove(command: &[&Path], environment: &[&str], limit: u64) -> Counts {
             start,
             bytes: &stack[..read],
         };
-        let walked = walk(&modules.view(), registers, &mut memory, &mut frames);
+        let mut planted = registers;
+        (plant.registers)(&mut planted);
+        let walked = walk(&modules.view(), planted, &mut memory, &mut frames);
         shadow.frames(registers.ip, &mut expected);
+        (plant.frames)(&mut frames[..walked.frames]);
         let found = &frames[..walked.frames];
         if walked.end == End::Root && found == expected {
             counts.exact += 1;
@@ -126,7 +143,7 @@ fn prove(command: &[&Path], environment: &[&str], limit: u64) -> Counts {
         if delivered != 0 {
             let restorer = tracee.word(registers.sp).unwrap_or(0);
             if registers.sp > before.sp || before.sp - registers.sp > 16384 {
-                alternate = registers.sp & !0xffff..registers.sp + 0x4000;
+                alternate = registers.sp - 0x8000..registers.sp + 0x4000;
             }
             shadow.signal(before.ip, before.sp, registers.sp, restorer);
             continue;
@@ -175,67 +192,124 @@ fn report(name: &str, counts: &Counts) {
     }
 }
 
-/// Builds the C program.
-fn build(name: &str, flags: &[&str]) -> PathBuf {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/step/programs/stepped.c");
+/// Builds a program.
+fn build(compiler: &str, source: &str, name: &str, flags: &[&str]) -> PathBuf {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/step/programs")
+        .join(source);
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let status = Command::new("cc")
+    let status = Command::new(compiler)
         .args(flags)
         .arg("-o")
         .arg(&program)
-        .arg(source)
+        .arg(&source)
         .status()
-        .expect("cannot run cc");
-    assert!(status.success(), "cc failed on stepped.c");
+        .unwrap_or_else(|error| panic!("cannot run {compiler}: {error}"));
+    assert!(
+        status.success(),
+        "{compiler} failed on {}",
+        source.display()
+    );
     program
 }
 
-fn check(name: &str, command: &[&Path], environment: &[&str]) {
-    let counts = prove(command, environment, 3_000_000);
+fn check(name: &str, command: &[&Path], environment: &[&str], least_exact: f64) {
+    let counts = prove(command, environment, 3_000_000, &Plant::NONE);
     report(name, &counts);
     assert_eq!(counts.wrong, 0, "{name}: wrong stacks");
-    assert!(
-        counts.exact_share() >= 0.999,
-        "{name}: exact share {}",
-        counts.exact_share()
-    );
+    assert!(counts.steps > 10_000, "{name}: only {} steps", counts.steps);
+    let share = counts.exact_share();
+    assert!(share >= least_exact, "{name}: exact share {share}");
 }
 
 #[test]
 fn lazily_bound_frameless_program() {
-    let program = build(
-        "lazy",
-        &[
-            "-O2",
-            "-fomit-frame-pointer",
-            "-fcf-protection",
-            "-Wl,-z,lazy",
-        ],
-    );
-    check("lazy", &[&program], &[]);
+    let flags = [
+        "-O2",
+        "-fomit-frame-pointer",
+        "-fcf-protection",
+        "-Wl,-z,lazy",
+    ];
+    let program = build("cc", "stepped.c", "lazy", &flags);
+    check("lazy", &[&program], &[], 0.9998);
 }
 
 #[test]
 fn static_pie_program() {
-    let program = build(
-        "static-pie",
-        &["-O2", "-fomit-frame-pointer", "-static-pie"],
-    );
-    check("static-pie", &[&program], &[]);
+    let flags = ["-O2", "-fomit-frame-pointer", "-static-pie"];
+    let program = build("cc", "stepped.c", "static-pie", &flags);
+    check("static-pie", &[&program], &[], 0.9995);
 }
 
 #[test]
 fn stripped_program() {
-    let program = build("stripped", &["-O1", "-s", "-Wl,-z,now"]);
-    check("stripped", &[&program], &[]);
+    let program = build("cc", "stepped.c", "stripped", &["-O1", "-s", "-Wl,-z,now"]);
+    check("stripped", &[&program], &[], 0.9995);
+}
+
+#[test]
+fn program_that_throws() {
+    let program = build(
+        "c++",
+        "thrown.cpp",
+        "thrown",
+        &["-O2", "-fomit-frame-pointer"],
+    );
+    check("thrown", &[&program], &[], 0.998);
 }
 
 #[test]
 fn true_and_ls() {
-    check("true", &[Path::new("/bin/true")], &[]);
-    check(
-        "ls",
-        &[Path::new("/bin/ls"), Path::new("-l"), Path::new("/usr")],
-        &["LC_ALL=C.UTF-8"],
+    check("true", &[Path::new("/bin/true")], &[], 0.9999);
+    let ls = [Path::new("/bin/ls"), Path::new("-l"), Path::new("/usr")];
+    check("ls", &ls, &["LC_ALL=C.UTF-8"], 0.9999);
+}
+
+/// The test itself is tested: each planted fault must be reported.
+#[test]
+fn planted_faults_are_reported() {
+    let program = build(
+        "cc",
+        "stepped.c",
+        "planted",
+        &["-O2", "-fomit-frame-pointer"],
     );
+    let planted = |plant: Plant| prove(&[&program], &[], 60_000, &plant).wrong;
+    assert_eq!(planted(Plant::NONE), 0);
+    let dropped = planted(Plant {
+        frames: |frames| {
+            if frames.len() > 3 {
+                frames.copy_within(2.., 1);
+            }
+        },
+        ..Plant::NONE
+    });
+    let swapped = planted(Plant {
+        frames: |frames| {
+            if frames.len() > 3 {
+                frames.swap(1, 2);
+            }
+        },
+        ..Plant::NONE
+    });
+    let stack_off = planted(Plant {
+        registers: |registers| registers.sp += 8,
+        ..Plant::NONE
+    });
+    let row_off = planted(Plant {
+        registers: |registers| registers.ip += 1,
+        frames: |frames| frames[0] -= 1,
+    });
+    for (fault, wrong) in [
+        ("dropped frame", dropped),
+        ("swapped callers", swapped),
+        ("stack pointer off by a word", stack_off),
+        ("row off by a byte", row_off),
+    ] {
+        println!("{fault}: {wrong} wrong");
+        assert!(
+            wrong > 1000,
+            "{fault}: only {wrong} of 60,000 walks reported"
+        );
+    }
 }
