@@ -25,6 +25,9 @@ use selvedge_unwind::Memory;
 
 /// Copies of other memory per sample, at most.
 pub const COPIES: u32 = 64;
+/// Bytes of a window below the address that it was made for: a return address and six saved registers.
+const BELOW: u64 = 56;
+const PAGE: u64 = 4096;
 
 /// The stack of the interrupted thread.
 #[derive(Debug)]
@@ -73,19 +76,23 @@ impl<'a> Stack<'a> {
     }
 
     fn read_window(&mut self, address: u64) -> Option<u64> {
-        let offset = address.wrapping_sub(self.window_start);
-        if !offset.is_multiple_of(8) || offset.checked_add(8)? > self.window_len {
+        // Saturating: what is below the window is at an offset beyond any length.
+        let end = |start: u64| address.wrapping_sub(start).saturating_add(8);
+        if end(self.window_start) > self.window_len {
             if self.copies == 0 {
                 return None;
             }
             self.copies -= 1;
             let len = SCRATCH_WORDS * 8;
-            self.window_start = address;
+            // A frame is read from its return address down: a little more of the same page saves a copy for each word.
+            self.window_start = address
+                .wrapping_sub(BELOW)
+                .max(address & !(PAGE.wrapping_sub(1)));
             let window = self.thread.scratch.as_ptr().cast::<u8>();
             // SAFETY: the scratch words belong to this thread's handler, which runs once at a time.
-            let copied = unsafe { system::copy_memory(window, address, len) };
+            let copied = unsafe { system::copy_memory(window, self.window_start, len) };
             self.window_len = copied as u64;
-            if copied < 8 {
+            if end(self.window_start) > self.window_len {
                 return None;
             }
         }
