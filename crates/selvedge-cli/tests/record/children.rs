@@ -309,7 +309,7 @@ fn no_children_hides_the_agent_from_the_environment() {
         recording.stdout
     );
     assert!(
-        !recording.stdout.contains("SELVEDGE"),
+        !recording.stdout.contains("SELVEDGE_SESSION"),
         "{}",
         recording.stdout
     );
