@@ -13,7 +13,7 @@
 
 use crate::call;
 use crate::map::{Module, ModuleMap};
-use crate::table::{Cfa, Kind, LOST, Rule, Saved, Short, register};
+use crate::table::{Cfa, Kind, LOST, Saved, Short, Table, register};
 use selvedge_arch::Registers;
 
 /// Set in a frame whose value is the interrupted instruction itself, not a return address. No user address has this bit.
@@ -232,10 +232,7 @@ impl<M: Memory> Walk<'_, M> {
         match rule.kind {
             Kind::Root => Err(End::Root),
             Kind::Unknown => self.step_by_frame_pointer(),
-            Kind::Long => {
-                let rule = table.long(rule.number).ok_or(End::NoRule)?;
-                self.step_by_long(&rule)
-            }
+            Kind::Long => self.step_by_long(table, rule.number),
             Kind::None | Kind::Register => Err(End::NoRule),
         }
     }
@@ -312,7 +309,8 @@ impl<M: Memory> Walk<'_, M> {
     }
 
     #[inline(never)]
-    fn step_by_long(&mut self, rule: &Rule) -> Result<(), End> {
+    fn step_by_long(&mut self, table: &Table<'_>, number: u32) -> Result<(), End> {
+        let rule = table.long(number).ok_or(End::NoRule)?;
         let cfa = self.cfa(rule.cfa)?;
         if !rule.signal {
             self.check(cfa)?;
