@@ -205,11 +205,27 @@ impl Running {
         }
     }
 
+    /// What every thread of the recording is doing.
+    fn threads(&self) -> String {
+        let columns = "pgid,pid,tid,stat,wchan:32,pending,blocked,ignored,caught,comm";
+        let listed = Command::new("ps").args(["-eLo", columns]).output();
+        let listed = listed.map_or_else(
+            |error| error.to_string().into_bytes(),
+            |output| output.stdout,
+        );
+        let group = self.pid().to_string();
+        let own =
+            |line: &&str| ["PGID", &group].contains(&line.split_whitespace().next().unwrap_or(""));
+        let lines = String::from_utf8_lossy(&listed).into_owned();
+        lines.lines().filter(own).collect::<Vec<_>>().join("\n")
+    }
+
     fn give_up(&mut self, why: &str) -> ! {
+        let threads = self.threads();
         kill("KILL", &format!("-{}", self.pid()));
         let _ = self.child.wait();
         panic!(
-            "{why}\n--- output\n{}\n--- messages\n{}",
+            "{why}\n--- threads\n{threads}\n--- output\n{}\n--- messages\n{}",
             tail(&self.output()),
             tail(&self.messages())
         );
