@@ -75,6 +75,7 @@ impl Workshop {
             before: Vec::new(),
             options: Vec::new(),
             environment: Vec::new(),
+            patience: PATIENCE,
         }
     }
 
@@ -100,6 +101,7 @@ pub(crate) struct Setup<'a> {
     before: Vec<OsString>,
     options: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
+    patience: Duration,
 }
 
 impl Setup<'_> {
@@ -111,6 +113,12 @@ impl Setup<'_> {
 
     pub(crate) fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.environment.push((name.into(), value.as_ref().into()));
+        self
+    }
+
+    /// Waits this long before it takes the recording for hung.
+    pub(crate) fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -150,6 +158,7 @@ impl Setup<'_> {
             stdout,
             stderr,
             started: Instant::now(),
+            patience: self.patience,
         }
     }
 
@@ -166,7 +175,8 @@ pub(crate) struct Running {
     pub(crate) profile: PathBuf,
     stdout: PathBuf,
     stderr: PathBuf,
-    pub(crate) started: Instant,
+    started: Instant,
+    patience: Duration,
 }
 
 impl Running {
@@ -192,7 +202,7 @@ impl Running {
 
     /// Waits until something holds; the watchdog ends it otherwise.
     pub(crate) fn until<T>(&mut self, what: &str, mut holds: impl FnMut(&Self) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             if let Some(found) = holds(self) {
                 return found;
@@ -233,7 +243,7 @@ impl Running {
 
     /// Waits for the end.
     pub(crate) fn wait(mut self) -> Recording {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;

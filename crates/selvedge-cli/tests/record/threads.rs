@@ -3,6 +3,7 @@
 use crate::harness::{Running, Workshop, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 #[test]
 fn named_threads_are_told_apart() {
@@ -100,6 +101,7 @@ fn timers(pid: u32) -> BTreeMap<u32, u32> {
 #[test]
 fn short_threads_leave_no_timers_and_none_is_armed_twice() {
     let number = std::env::var("SELVEDGE_TEST_THREADS").unwrap_or("20000".into());
+    let patience = Duration::from_secs(60) + Duration::from_millis(1) * number.parse().unwrap();
     let workshop = Workshop::new();
     let program = workshop.program(
         "program",
@@ -117,6 +119,7 @@ fn short_threads_leave_no_timers_and_none_is_armed_twice() {
     let mut running = workshop
         .record()
         .options(&["-F", "999"])
+        .patience(patience)
         .start([program.as_os_str(), number.as_ref()]);
     let mut most = 0;
     let pid = running.until("start", target);
