@@ -23,8 +23,7 @@ pub(crate) struct Burn {
     /// Rounds of each thread, instead of a time
     #[arg(long)]
     rounds: Option<u64>,
-    /// File to write into: CPU nanoseconds of all threads, CPU and wall nanoseconds of the work, rounds, and CPU nanoseconds
-    /// of a piece of the work that three quarters of all pieces exceeded
+    /// File to write into: CPU nanoseconds of all threads, CPU and wall nanoseconds of the work, rounds
     #[arg(long)]
     report: Option<PathBuf>,
 }
@@ -47,30 +46,37 @@ fn work(rounds: u64) {
 }
 
 #[inline(never)]
-fn burn_half() {
-    work(black_box(50_000));
+fn burn_half(unit: u64) {
+    work(black_box(5 * unit));
     black_box(());
 }
 
 #[inline(never)]
-fn burn_three_tenths() {
-    work(black_box(30_000));
+fn burn_three_tenths(unit: u64) {
+    work(black_box(3 * unit));
     black_box(());
 }
 
 #[inline(never)]
-fn burn_one_fifth() {
-    work(black_box(20_000));
+fn burn_one_fifth(unit: u64) {
+    work(black_box(2 * unit));
     black_box(());
 }
 
-/// Rounds of a piece of work: some 40 ms, so that each has about four samples even at 99 Hz.
-const PIECE: u64 = 256;
+/// Lengths of rounds: 5,000 to 15,000, without a pattern that a sampling period could fall in step with, but the same in
+/// every run.
+struct Lengths(u64);
 
-/// What only a quarter of the pieces is below: they met the least of what other programs and machines do to this one.
-fn lower_quartile(mut pieces: Vec<u64>) -> u64 {
-    pieces.sort_unstable();
-    pieces.get(pieces.len() / 4).copied().unwrap_or(0)
+impl Lengths {
+    const START: Self = Self(0x9e37_79b9_7f4a_7c15);
+
+    /// A step of xorshift64.
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        5_000 + self.0 % 10_000
+    }
 }
 
 impl Burn {
@@ -84,33 +90,27 @@ impl Burn {
                 let rounds = self.rounds;
                 thread::spawn(move || {
                     let _held = begin();
-                    let (mut done, mut pieces) = (0, Vec::new());
-                    let mut piece_started = clock(libc::CLOCK_THREAD_CPUTIME_ID);
+                    let (mut done, mut lengths) = (0, Lengths::START);
                     // Reading the clock costs what would be seen in the shares: not at every round.
                     while rounds.map_or(
                         done % 16 != 0 || clock(libc::CLOCK_THREAD_CPUTIME_ID) < limit,
                         |rounds| done < rounds,
                     ) {
-                        burn_half();
-                        burn_three_tenths();
-                        burn_one_fifth();
+                        let unit = lengths.next();
+                        burn_half(unit);
+                        burn_three_tenths(unit);
+                        burn_one_fifth(unit);
                         done += 1;
-                        if done % PIECE == 0 {
-                            let now = clock(libc::CLOCK_THREAD_CPUTIME_ID);
-                            pieces.push(now - piece_started);
-                            piece_started = now;
-                        }
                     }
-                    (clock(libc::CLOCK_THREAD_CPUTIME_ID), done, pieces)
+                    (clock(libc::CLOCK_THREAD_CPUTIME_ID), done)
                 })
             })
             .collect();
-        let (mut nanos, mut rounds, mut pieces) = (0, 0, Vec::new());
+        let (mut nanos, mut rounds) = (0, 0);
         for thread in threads {
-            if let Ok((spent, done, of_thread)) = thread.join() {
+            if let Ok((spent, done)) = thread.join() {
                 nanos += spent;
                 rounds += done;
-                pieces.extend(of_thread);
             }
         }
         let (wall, cpu) = (
@@ -118,8 +118,7 @@ impl Burn {
             clock(libc::CLOCK_PROCESS_CPUTIME_ID) - cpu,
         );
         nanos += clock(libc::CLOCK_THREAD_CPUTIME_ID);
-        let piece = lower_quartile(pieces);
-        let report = format!("{nanos} {cpu} {wall} {rounds} {piece}\n");
+        let report = format!("{nanos} {cpu} {wall} {rounds}\n");
         if let Some(path) = &self.report
             && let Err(error) = std::fs::write(path, report)
         {

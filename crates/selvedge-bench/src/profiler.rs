@@ -41,8 +41,6 @@ pub(crate) struct Report {
     pub(crate) wall: f64,
     /// Rounds done.
     pub(crate) rounds: f64,
-    /// CPU nanoseconds of a calm piece of the work; 0 if it was too short to have one.
-    pub(crate) calm: f64,
     /// CPU nanoseconds of all processes of the run: burner and profiler, from start to end.
     pub(crate) everything: f64,
 }
@@ -101,6 +99,15 @@ impl Profiler {
         Some(command)
     }
 
+    /// The same burner at the same rate without the profiler. pprof-rs is part of its program, whose code lies elsewhere than
+    /// ours: it is compared with itself, at a rate of 0.
+    pub(crate) fn without(&self, hz: u32) -> (Self, u32) {
+        match self {
+            Self::PprofRs { .. } => (self.clone(), 0),
+            _ => (Self::None, hz),
+        }
+    }
+
     fn burner(&self, burner: &Path, hz: u32, output: &Path) -> Command {
         if let Some(mut command) = self.command(burner.as_os_str(), hz, output) {
             command.arg("burn");
@@ -152,12 +159,11 @@ impl Profiler {
             .filter_map(|word| word.parse().ok())
             .collect();
         match *numbers {
-            [threads, cpu, wall, rounds, calm] => Ok(Report {
+            [threads, cpu, wall, rounds] => Ok(Report {
                 threads,
                 cpu,
                 wall,
                 rounds,
-                calm,
                 everything,
             }),
             _ => Err(io::Error::other(format!(

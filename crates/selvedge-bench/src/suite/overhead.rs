@@ -1,8 +1,7 @@
 //! How much more CPU time the same work takes under a profiler, beside the same work without one.
 //!
 //! The burner's own clocks around its own work: starting the profiler and writing the profile are not in it (`whole` rows
-//! have them, and the profiler's own process). `calm` rows compare the lower quartiles of equal pieces of the work, some
-//! 40 ms each: on a machine that others use too, they are steadier by far. Each run of a profiler is paired with a run without one, right before it
+//! have them, and the profiler's own process). Each run of a profiler is paired with a run without one, right before it
 //! or right after it by turns, so that a machine that changes its speed changes both.
 
 use super::Settings;
@@ -14,7 +13,6 @@ use std::io;
 #[derive(Default)]
 struct Pairs {
     cpu: Vec<f64>,
-    calm: Vec<f64>,
     wall: Vec<f64>,
     whole: Vec<f64>,
 }
@@ -40,11 +38,16 @@ pub(crate) fn run(settings: &Settings, figures: &mut Figures) -> io::Result<()> 
         let mut pairs: Vec<Pairs> = all.iter().map(|_| Pairs::default()).collect();
         for turn in 0..settings.runs {
             for (profiler, pairs) in all.iter().zip(&mut pairs) {
-                let run = |profiler: &Profiler| profiler.run(&settings.burner, &work, hz, &output);
+                let run =
+                    |profiler: &Profiler, hz| profiler.run(&settings.burner, &work, hz, &output);
+                let plain = || {
+                    let (without, hz) = profiler.without(hz);
+                    run(&without, hz)
+                };
                 let measured = if turn % 2 == 0 {
-                    run(&Profiler::None).and_then(|plain| Ok((plain, run(profiler)?)))
+                    plain().and_then(|plain| Ok((plain, run(profiler, hz)?)))
                 } else {
-                    run(profiler).and_then(|profiled| Ok((run(&Profiler::None)?, profiled)))
+                    run(profiler, hz).and_then(|profiled| Ok((plain()?, profiled)))
                 };
                 match measured {
                     Ok((plain, profiled)) => pairs.add(plain, profiled),
@@ -63,9 +66,6 @@ pub(crate) fn run(settings: &Settings, figures: &mut Figures) -> io::Result<()> 
 impl Pairs {
     fn add(&mut self, plain: Report, profiled: Report) {
         self.cpu.push(profiled.cpu / plain.cpu - 1.0);
-        if plain.calm > 0.0 {
-            self.calm.push(profiled.calm / plain.calm - 1.0);
-        }
         self.wall.push(profiled.wall / plain.wall - 1.0);
         self.whole
             .push(profiled.everything / plain.everything - 1.0);
@@ -81,7 +81,6 @@ fn report(figures: &mut Figures, profiler: &Profiler, hz: u32, pairs: &Pairs) {
     };
     let rows = [
         ("", &pairs.cpu),
-        ("_calm", &pairs.calm),
         ("_wall", &pairs.wall),
         ("_whole", &pairs.whole),
     ];
@@ -94,7 +93,7 @@ fn report(figures: &mut Figures, profiler: &Profiler, hz: u32, pairs: &Pairs) {
 fn beside_empty_handler(figures: &mut Figures, all: &[Profiler], pairs: &[Pairs]) {
     let of = |wanted: &str| {
         let at = all.iter().position(|profiler| profiler.name() == wanted)?;
-        Some(pairs[at].calm.as_slice()).filter(|costs| !costs.is_empty())
+        Some(pairs[at].cpu.as_slice()).filter(|costs| !costs.is_empty())
     };
     if let (Some(ours), Some(empty)) = (of("selvedge-perf"), of("empty handler")) {
         let empty = median(empty);

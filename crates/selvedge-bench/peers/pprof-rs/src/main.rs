@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 #[derive(Parser)]
 struct Cli {
+    /// Samples per second; 0: no profiler
     #[arg(long)]
     hz: i32,
     #[arg(long)]
@@ -24,10 +25,14 @@ enum Command {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cli = Cli::parse();
-    let guard = pprof::ProfilerGuard::new(cli.hz)?;
     let Command::Burn(burn) = &cli.command;
+    let guard = (cli.hz > 0)
+        .then(|| pprof::ProfilerGuard::new(cli.hz))
+        .transpose()?;
     burn.run(|| ());
-    let profile = guard.report().build()?.pprof()?;
-    std::fs::write(&cli.output, profile.encode_to_vec())?;
+    if let Some(guard) = guard {
+        let profile = guard.report().build()?.pprof()?;
+        std::fs::write(&cli.output, profile.encode_to_vec())?;
+    }
     Ok(())
 }
