@@ -433,13 +433,31 @@ fn label(sample: &Sample, key: &str) -> Option<String> {
     })
 }
 
+/// What a failed [`within`] panics with.
+#[derive(Debug)]
+struct OutOfBand;
+
 /// Asserts that a number is in a band.
 #[track_caller]
 pub(crate) fn within(what: &str, number: f64, band: std::ops::RangeInclusive<f64>) {
-    assert!(
-        band.contains(&number),
-        "{what}: {number:.4} is not in {band:?}"
-    );
+    if !band.contains(&number) {
+        let place = std::panic::Location::caller();
+        eprintln!("{place}: {what}: {number:.4} is not in {band:?}");
+        std::panic::panic_any(OutOfBand);
+    }
+}
+
+/// Runs a test that measures CPU time up to three times, until all its numbers are in their bands. On a busy machine a
+/// thread can run between the kernel's ticks for many of them, and none sees it. Whatever else fails, fails at once.
+pub(crate) fn best_of_three(test: impl Fn()) {
+    for _ in 0..2 {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(&test)) {
+            Ok(()) => return,
+            Err(why) if why.is::<OutOfBand>() => {}
+            Err(why) => std::panic::resume_unwind(why),
+        }
+    }
+    test();
 }
 
 /// Says why a test cannot run here.

