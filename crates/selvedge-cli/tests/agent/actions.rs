@@ -1,7 +1,7 @@
 //! The program's own use of the profiling signal.
 
 use crate::programs::compile;
-use crate::session::{Session, quiet, samples};
+use crate::session::{Session, is_sampled_in_three, quiet, samples};
 use std::os::unix::process::ExitStatusExt;
 
 /// The kernel's idea of the signal's action.
@@ -26,15 +26,17 @@ fn run(name: &str, body: &str) {
     let program = compile(
         name,
         &format!(
-            "{KERNEL}int main(void) {{ void *ours = kernel_handler(); long flags = kernel_flags(); {body} burn(100); if (kernel_handler() != ours || kernel_flags() != flags) return 99; return 0; }}"
+            "{KERNEL}int main(void) {{ void *ours = kernel_handler(); long flags = kernel_flags(); {body} burn(400); if (kernel_handler() != ours || kernel_flags() != flags) return 99; return 0; }}"
         ),
     );
-    let session = Session::new(true);
-    quiet(&mut session.command(program));
-    let [process] = session.processes()[..] else {
-        panic!("one process")
-    };
-    assert!(samples(process) >= 3, "still sampled: {}", samples(process));
+    is_sampled_in_three(|| {
+        let session = Session::new(true);
+        quiet(&mut session.command(&program));
+        let [process] = session.processes()[..] else {
+            panic!("one process")
+        };
+        samples(process)
+    });
 }
 
 #[test]

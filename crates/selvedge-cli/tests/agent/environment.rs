@@ -1,7 +1,7 @@
 //! Programs that a program starts: with the agent where they can take it, without it where not.
 
 use crate::programs::{compile, folder, try_compile};
-use crate::session::{AGENT, Session, has_agent, quiet, samples};
+use crate::session::{AGENT, Session, has_agent, is_sampled_in_three, quiet, samples};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,7 +14,7 @@ int main(int count, char **arguments) {
     char *way = arguments[1], *path = arguments[2], *name = strrchr(path, '/') + 1;
     char **rest = arguments + 2, *empty[] = { 0 }, *one[] = { "ONE=1", 0 };
     if (strcmp(way, "system")) { clearenv(); environ = empty; }
-    burn(100);
+    burn(400);
     if (!strcmp(way, "execve")) execve(path, rest, empty);
     if (!strcmp(way, "execve with null")) execve(path, rest, 0);
     if (!strcmp(way, "execv")) execv(path, rest);
@@ -70,20 +70,22 @@ fn carries(text: &str, session: &Session) -> bool {
 fn every_way_to_start_a_program_carries_the_session_on() {
     let starter = compile("starter", STARTER);
     for way in REPLACING.iter().chain(&SPAWNING).chain(&["system"]) {
-        let session = Session::new(true);
-        let text = quiet(session.command(&starter).args([way, "/usr/bin/env"]));
-        assert!(carries(&text, &session), "{way}: {text}");
-        let processes = session.processes();
-        let (first, last) = (processes[0], *processes.last().unwrap());
-        assert!(processes.len() >= 2, "{way}: {} processes", processes.len());
-        let cpu = first.cpu_end.load(SeqCst);
-        assert!(
-            cpu >= 100_000_000,
-            "{way}: the first one has ended after {cpu} ns"
-        );
-        assert!(samples(first) > 0, "{way}: no sample in {cpu} ns");
-        let same = first.pid.load(SeqCst) == last.pid.load(SeqCst);
-        assert_eq!(same, REPLACING.contains(way), "{way}");
+        is_sampled_in_three(|| {
+            let session = Session::new(true);
+            let text = quiet(session.command(&starter).args([way, "/usr/bin/env"]));
+            assert!(carries(&text, &session), "{way}: {text}");
+            let processes = session.processes();
+            let (first, last) = (processes[0], *processes.last().unwrap());
+            assert!(processes.len() >= 2, "{way}: {} processes", processes.len());
+            let cpu = first.cpu_end.load(SeqCst);
+            assert!(
+                cpu >= 100_000_000,
+                "{way}: the first one has ended after {cpu} ns"
+            );
+            let same = first.pid.load(SeqCst) == last.pid.load(SeqCst);
+            assert_eq!(same, REPLACING.contains(way), "{way}");
+            samples(first)
+        });
     }
 }
 
@@ -295,32 +297,36 @@ fn failed_exec_goes_on_recording() {
             pid_t child; if (posix_spawn(&child, "/no/such/program", 0, 0, none, environ) != ENOENT) return 4;
             if (!(child = vfork())) { execv("/no/such/program", none); _exit(0); }
             int status; waitpid(child, &status, 0);
-            burn(100);
+            burn(400);
             raise(SIGSTOP);
             return status;
         }"#;
-    let session = Session::new(true);
-    let mut child = session.command(compile("failing", body)).spawn().unwrap();
-    let pid = child.id().cast_signed();
-    loop {
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        if state.contains(") T ") {
-            break;
+    let program = compile("failing", body);
+    is_sampled_in_three(|| {
+        let session = Session::new(true);
+        let mut child = session.command(&program).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        loop {
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            if state.contains(") T ") {
+                break;
+            }
+            assert!(!state.contains(") Z "), "ended: {:?}", child.wait());
+            std::thread::yield_now();
         }
-        assert!(!state.contains(") Z "), "ended: {:?}", child.wait());
-        std::thread::yield_now();
-    }
-    let [process] = session.processes()[..] else {
-        panic!("one process")
-    };
-    assert!(samples(process) >= 3);
-    assert_eq!(process.cpu_end.load(SeqCst), 0, "not at its end");
-    // SAFETY: a signal to our own child, which has not been waited for.
-    #[allow(unsafe_code)]
-    let continued = unsafe { libc::kill(pid, libc::SIGCONT) };
-    assert_eq!(continued, 0);
-    assert!(child.wait().unwrap().success());
-    assert!(process.cpu_end.load(SeqCst) > 0);
+        let [process] = session.processes()[..] else {
+            panic!("one process")
+        };
+        let sampled = samples(process);
+        assert_eq!(process.cpu_end.load(SeqCst), 0, "not at its end");
+        // SAFETY: a signal to our own child, which has not been waited for.
+        #[allow(unsafe_code)]
+        let continued = unsafe { libc::kill(pid, libc::SIGCONT) };
+        assert_eq!(continued, 0);
+        assert!(child.wait().unwrap().success());
+        assert!(process.cpu_end.load(SeqCst) > 0);
+        sampled
+    });
 }
 
 #[test]
