@@ -10,6 +10,7 @@ use selvedge_symbol::Module as Image;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,8 +69,12 @@ impl Modules {
                 loop {
                     let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((id, image)) = next else { return };
-                    let table =
-                        selvedge_unwind::build::table(image.bytes()).map_err(|e| e.to_string());
+                    // Whoever waits for this table must get an answer, even if a file is found that the builder cannot bear.
+                    let build = || selvedge_unwind::build::table(image.bytes());
+                    let table = match std::panic::catch_unwind(AssertUnwindSafe(build)) {
+                        Ok(table) => table.map_err(|e| e.to_string()),
+                        Err(_) => Err("building its unwind table failed".to_string()),
+                    };
                     if results.send((id, table)).is_err() {
                         return;
                     }
