@@ -136,8 +136,11 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
     let (index, thread) = match found.and_then(|index| Some((index, region.thread(index)?))) {
         Some(found) => found,
         None => {
-            // `ITIMER_PROF` and the reader's events reach threads that have not announced themselves: they do it here.
-            let outside = hint.is_none() && recording;
+            // `ITIMER_PROF` reaches threads that have not announced themselves: they do it here. The other engines arm
+            // only threads with a record, so a signal without one comes after its thread's last account: a new record
+            // would account for the whole thread again.
+            let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
+            let outside = hint.is_none() && recording && engine == Some(Engine::Itimer);
             let claimed = if outside {
                 target::start_thread(session, tid, base_of(tid))
             } else {

@@ -123,6 +123,28 @@ fn perf_engine_delivers_the_rate_asked_for() {
     panic!("rates {seen:?}");
 }
 
+/// An event's signal can arrive after the last account of its thread: it must not begin another account of it, from its
+/// birth.
+#[test]
+fn thread_that_ends_under_the_perf_engine_is_counted_once() {
+    if !has_perf() {
+        return;
+    }
+    let recording = Workshop::new()
+        .record_source(
+            &["--engine", "perf", "-F", "20000"],
+            "BURNER(hot) void *run(void *p) { hot(0.01); return p; }
+             int main(void) {
+               for (int i = 0; i < 150; i++) {
+                 pthread_t t; pthread_create(&t, 0, run, 0); pthread_join(t, 0); }
+               tell_cpu(); return 0; }",
+        )
+        .exits(0);
+    assert!(recording.stacks().count() > 1000);
+    let cpu = recording.said("cpu");
+    within("sum of weights", recording.total() / cpu, 0.99..=1.01);
+}
+
 #[test]
 fn itimer_engine_covers_all_threads() {
     best_of_three(|| {
