@@ -107,17 +107,32 @@ impl Image {
         modules: &mut Modules,
         counts: &mut Counts,
     ) -> bool {
-        self.scanned = Instant::now();
-        let mut text =
-            std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
+        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
         if text.is_empty() {
-            // Ended already: what it noted itself.
-            text = self.noted_maps(region, process);
+            return self.scan_noted(region, process, modules, counts);
         }
-        if text.is_empty() {
+        self.take_mappings(&text, modules, counts)
+    }
+
+    /// The same, of an image that is gone: ended, or replaced by the program that has its process now. Of such a one, what
+    /// it noted itself is all there is; where that did not fit, what was known stays.
+    pub(crate) fn scan_noted(
+        &mut self,
+        region: &Region,
+        process: &Process,
+        modules: &mut Modules,
+        counts: &mut Counts,
+    ) -> bool {
+        let text = self.noted_maps(region, process);
+        if text.is_empty() || (text.len() == MAPS_BYTES && !self.code.is_empty()) {
             return false;
         }
-        let ranges = maps::parse(&text);
+        self.take_mappings(&text, modules, counts)
+    }
+
+    fn take_mappings(&mut self, text: &str, modules: &mut Modules, counts: &mut Counts) -> bool {
+        self.scanned = Instant::now();
+        let ranges = maps::parse(text);
         self.writable = ranges
             .iter()
             .filter(|range| range.writable)

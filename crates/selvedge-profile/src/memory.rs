@@ -7,8 +7,12 @@
 
 use crate::error::{Error, Result};
 use selvedge_sample::Region;
+use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
+
+/// What the shared memory of a session is called in `/proc/PID/maps`.
+pub(crate) const SESSION_NAME: &str = "selvedge-session";
 
 /// A region that stays mapped until the process ends, and its file where it has one.
 #[derive(Debug)]
@@ -22,9 +26,9 @@ pub struct SessionMemory {
 impl SessionMemory {
     /// Memory that other processes can map, by its descriptor.
     pub fn shared() -> Result<Self> {
-        // SAFETY: the name is a NUL-terminated literal.
-        let descriptor =
-            unsafe { libc::memfd_create(c"selvedge-session".as_ptr(), libc::MFD_CLOEXEC) };
+        let name = CString::new(SESSION_NAME).unwrap_or_default();
+        // SAFETY: the name is NUL-terminated.
+        let descriptor = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
         if descriptor < 0 {
             return Err(Error::last_os("create the shared memory of the session"));
         }

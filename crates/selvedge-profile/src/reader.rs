@@ -56,6 +56,17 @@ pub(crate) struct Reader {
     own_threads: Vec<u32>,
     own_pid: u32,
     damaged_words: u64,
+    /// Programs that took the place of one that was followed, and cannot be.
+    outsiders: Vec<String>,
+}
+
+/// How an image came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// With its process, or with the recording.
+    Over,
+    /// Its process is another program now.
+    Replaced,
 }
 
 impl Reader {
@@ -97,6 +108,7 @@ impl Reader {
             discovered: Instant::now() - DISCOVERY_PAUSE,
             own_pid: std::process::id(),
             damaged_words: 0,
+            outsiders: Vec::new(),
         })
     }
 
@@ -169,7 +181,7 @@ impl Reader {
                 .collect();
             for old in before {
                 let cpu = process.cpu_start.load(Ordering::Relaxed);
-                self.finish(old, Some(cpu));
+                self.finish(old, Some(cpu), Ending::Replaced);
             }
             let image = Image::adopt(self.region, process, index, self.next_serial, pid);
             self.next_serial += 1;
@@ -241,10 +253,18 @@ impl Reader {
         };
         let pid = image.pid;
         let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-            self.finish(index, None);
+            self.finish(index, None, Ending::Over);
             return;
         };
-        if self.stopped_after.is_some() {
+        // After leave was taken, what the process uses is another program's, unless the `exec` fails.
+        let left_at = process.cpu_end.load(Ordering::Relaxed);
+        if left_at != 0 && is_without_session(pid) {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            self.outsiders.push(format!("{} ({pid})", name.trim_end()));
+            self.finish(index, Some(left_at), Ending::Replaced);
+            return;
+        }
+        if self.stopped_after.is_some() || left_at != 0 {
             return;
         }
         if let Some(cpu) = process_cpu(pid, self.own_pid, &self.own_threads) {
@@ -355,11 +375,11 @@ impl Reader {
             .map(|i| i.index)
             .collect();
         for index in indices {
-            self.finish(index, cpu);
+            self.finish(index, cpu, Ending::Over);
         }
     }
 
-    fn finish(&mut self, index: u32, cpu: Option<u64>) {
+    fn finish(&mut self, index: u32, cpu: Option<u64>, ending: Ending) {
         self.drain();
         let Some(process) = self.region.process(index) else {
             return;
@@ -367,7 +387,11 @@ impl Reader {
         let Some(mut image) = self.images.remove(&index) else {
             return;
         };
-        image.scan(self.region, process, &mut self.modules, &mut self.counts);
+        let (modules, counts) = (&mut self.modules, &mut self.counts);
+        match ending {
+            Ending::Over => image.scan(self.region, process, modules, counts),
+            Ending::Replaced => image.scan_noted(self.region, process, modules, counts),
+        };
         // After the end of the recording, it used CPU time that nobody asked about.
         if self.stopped_after.is_none() {
             image.cpu = cpu
@@ -435,7 +459,7 @@ impl Reader {
         self.turn();
         let indices: Vec<u32> = self.images.keys().copied().collect();
         for index in indices {
-            self.finish(index, None);
+            self.finish(index, None, Ending::Over);
         }
     }
 
@@ -472,6 +496,7 @@ impl Reader {
                 .unwrap_or_else(|| self.started_clock.elapsed()),
             user_only: self.events.user_only,
             damaged_words: self.damaged_words,
+            outsiders: self.outsiders.clone(),
             processes_refused: self.region.header.processes_refused.load(Ordering::Relaxed),
         }
     }
@@ -513,6 +538,12 @@ fn facts(image: &Image, process: &Process) -> ImageFacts {
         unsampled_threads: process.unsampled.load(relaxed),
         lost,
     }
+}
+
+/// Whether a process is running a program that has not got the session's memory: not one that took leave for its end.
+fn is_without_session(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/maps"))
+        .is_ok_and(|text| !text.is_empty() && !text.contains(crate::memory::SESSION_NAME))
 }
 
 /// CPU time of a process, without that of the profiler's own threads in it.

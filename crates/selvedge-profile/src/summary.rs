@@ -3,6 +3,11 @@
 use selvedge_sample::region::{Engine, LOSSES, Loss};
 use std::time::Duration;
 
+/// Nanoseconds by which samples may exceed the clocks before it is worth a remark.
+const SURPLUS_ALLOWED: u64 = 20_000_000;
+/// Outsiders that are named one by one.
+const OUTSIDERS_NAMED: usize = 3;
+
 /// Facts about one program image.
 #[derive(Clone, Debug)]
 pub struct ImageFacts {
@@ -44,8 +49,18 @@ impl ImageFacts {
     /// Nanoseconds in no sample: threads after their last one, or never sampled; start and end of the process.
     #[must_use]
     pub fn unsampled(&self) -> u64 {
+        self.cpu.saturating_sub(self.accounted())
+    }
+
+    /// Nanoseconds that the process's own clock does not show. A little is usual: threads go on while the clock is read.
+    #[must_use]
+    pub fn surplus(&self) -> u64 {
+        self.accounted().saturating_sub(self.cpu)
+    }
+
+    fn accounted(&self) -> u64 {
         let lost: u64 = self.lost.iter().map(|(_, nanos)| nanos).sum();
-        self.cpu.saturating_sub(self.recorded + self.blocked + lost)
+        self.recorded + self.blocked + lost
     }
 }
 
@@ -68,6 +83,8 @@ pub struct Summary {
     pub damaged_words: u64,
     /// Processes that found no room.
     pub processes_refused: u32,
+    /// Name and process id of programs that cannot take the agent, in processes that were recorded until then.
+    pub outsiders: Vec<String>,
 }
 
 impl Summary {
@@ -167,6 +184,21 @@ impl Summary {
                 "signal blocked by the program for {:.3} CPU seconds",
                 self.blocked() as f64 / 1e9
             ));
+        }
+        let surplus = self.sum(ImageFacts::surplus);
+        if surplus > SURPLUS_ALLOWED.max(self.cpu() / 100) {
+            remarks.push(format!(
+                "{:.3} CPU seconds more in samples than the processes' clocks show: a defect of selvedge, please report it",
+                surplus as f64 / 1e9
+            ));
+        }
+        for outsider in self.outsiders.iter().take(OUTSIDERS_NAMED) {
+            remarks.push(format!(
+                "{outsider} took the place of a recorded program and cannot take the agent (static, setuid or another C library): its time is not in this profile"
+            ));
+        }
+        if let Some(more @ 1..) = self.outsiders.len().checked_sub(OUTSIDERS_NAMED) {
+            remarks.push(format!("so did {more} more programs"));
         }
         if self.damaged_words > 0 {
             remarks.push(format!(

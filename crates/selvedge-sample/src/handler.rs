@@ -10,8 +10,8 @@
 //! **Every partial state of the thread's record that a signal can meet:**
 //! 1. no record (the thread was never seen, or has just ended): nothing to write to. A request to arm claims a record and
 //!    arms it. A timer's or an event's signal is late, and counted so: both are armed only for threads that have a record.
-//!    `ITIMER_PROF` reaches threads that were never seen, so its signal claims a record. It cannot tell those from one that
-//!    has just ended, which it would account for a second time: not closed, and not seen in 12 runs.
+//!    `ITIMER_PROF` reaches threads that were never seen, so its signal claims a record; one that has just ended keeps it
+//!    blocked (see [`target::end_this_thread`]).
 //! 2. claimed by another thread on our behalf, not armed yet: its timer cannot have fired; a request to arm finds the
 //!    record and returns.
 //! 3. claimed and armed: the normal case.

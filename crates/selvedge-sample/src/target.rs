@@ -324,7 +324,8 @@ pub fn disarm(thread: &Thread) {
 /// Ends the calling thread: its timer is deleted, what it used since its last sample is accounted for, its record freed.
 ///
 /// The signal is blocked meanwhile, so that the handler does not see a record that is going away; a signal that arrives
-/// later finds no record and is counted as late.
+/// later finds no record and is counted as late. Under `ITIMER_PROF` the thread keeps it blocked: the process's other
+/// threads get it, and this one does not claim a second record for what has just been accounted for.
 pub fn end_this_thread(session: Session) {
     let Session {
         region,
@@ -356,7 +357,9 @@ pub fn end_this_thread(session: Session) {
     }
     // Release: pairs with the next claim's Acquire; the ring and all fields are handed over.
     thread.key.store(0, Ordering::SeqCst);
-    system::sigprocmask(system::Mask::Set, before);
+    if process.engine.load(Ordering::Relaxed) != Engine::Itimer as u32 {
+        system::sigprocmask(system::Mask::Set, before);
+    }
 }
 
 /// Records the calling thread's name.

@@ -37,6 +37,32 @@ fn static_child() {
     }
 }
 
+/// What a program that cannot take the agent uses is not the recorded program's, in whose place it runs.
+#[test]
+fn static_program_in_the_place_of_a_recorded_one() {
+    let workshop = Workshop::new();
+    let source = "BURNER(unseen) int main(void) { unseen(0.6); return 7; }";
+    let Ok(child) = workshop.compile("child", source, &["-static"]) else {
+        return skip("static program in the place", "no static C library here");
+    };
+    let parent = workshop.program(
+        "parent",
+        "BURNER(seen) int main(int n, char **v) { seen(0.4); execv(v[1], v + 1); return 6; }",
+    );
+    best_of_three(|| {
+        let recording = workshop.record().run([&parent, &child]).exits(7);
+        within("total", recording.total(), 0.38..=0.55);
+        within(
+            "seen",
+            recording.stacks().through("seen").seconds(),
+            0.3..=0.45,
+        );
+        let messages = &recording.stderr;
+        assert!(messages.contains("child ("), "{messages}");
+        assert!(messages.contains("cannot take the agent"), "{messages}");
+    });
+}
+
 #[test]
 fn musl_child() {
     let workshop = Workshop::new();
