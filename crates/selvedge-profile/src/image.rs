@@ -10,7 +10,7 @@ use selvedge_sample::region::{ARENA, MAPS_BYTES, Process, Region, unkey};
 use selvedge_unwind::build::{MapEntry, MapKind};
 use selvedge_unwind::{EXACT_PC, End, Memory, ModuleMap, walk};
 use std::collections::HashMap;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 /// Copied stacks kept until their code is known, per image.
@@ -32,6 +32,8 @@ pub(crate) struct Image {
     code: Vec<(MappedRange, Option<ModuleId>, SegmentId)>,
     /// Writable ranges, by address: where stacks can be.
     writable: Vec<(u64, u64)>,
+    /// What the map says, and the map.
+    entries: Vec<MapEntry>,
     map: Vec<u8>,
     published: Option<Piece>,
     retired: Vec<(Piece, Vec<(u32, u32)>)>,
@@ -72,6 +74,7 @@ impl Image {
             command,
             code: Vec::new(),
             writable: Vec::new(),
+            entries: Vec::new(),
             map: Vec::new(),
             published: None,
             retired: Vec::new(),
@@ -188,8 +191,8 @@ impl Image {
         true
     }
 
-    /// Makes the module map of what is known now.
-    fn make_map(&mut self, modules: &Modules) -> Vec<u8> {
+    /// Makes the module map of what is known now. Returns whether it is another than before.
+    fn make_map(&mut self, modules: &Modules) -> bool {
         let mut entries = Vec::new();
         self.incomplete = false;
         for (range, module, _) in &self.code {
@@ -217,7 +220,15 @@ impl Image {
                 kind,
             });
         }
-        selvedge_unwind::build::map(&entries)
+        if entries == self.entries && !self.map.is_empty() {
+            return false;
+        }
+        // A thread's record may come to another process: no two maps of all have the same number.
+        static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+        self.map =
+            selvedge_unwind::build::map(&entries, NEXT_SERIAL.fetch_add(1, Ordering::Relaxed));
+        self.entries = entries;
+        true
     }
 
     /// Makes the module map of what is known now, and publishes it.
@@ -228,14 +239,14 @@ impl Image {
         modules: &Modules,
         arena: &mut Arena,
     ) {
-        let map = self.make_map(modules);
-        if map == self.map {
+        if !self.make_map(modules) {
             return;
         }
-        let Some(piece) = arena.put(&[&(map.len() as u64).to_le_bytes(), &map]) else {
+        let Some(piece) = arena.put(&[&(self.map.len() as u64).to_le_bytes(), &self.map]) else {
+            // No room: the one before stays, and this is tried again.
+            self.entries.clear();
             return;
         };
-        self.map = map;
         // Release: pairs with the handler's Acquire; the map is complete.
         process.map.store(piece.offset, Ordering::Release);
         process.raw_budget.fetch_max(64, Ordering::Relaxed);
@@ -330,7 +341,7 @@ impl Image {
 
     /// Makes the map anew for walking copied stacks, of a process that has ended: nobody else reads it.
     pub(crate) fn update_own_map(&mut self, modules: &Modules) {
-        self.map = self.make_map(modules);
+        self.make_map(modules);
     }
 
     fn frame(&self, value: u64, counts: &mut Counts) -> u32 {

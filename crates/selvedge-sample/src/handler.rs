@@ -40,7 +40,7 @@ use crate::{ring, weight};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{Ordering, compiler_fence, fence};
 use selvedge_arch::{Interrupted, Registers, SignalInfo};
-use selvedge_unwind::{EXACT_PC, End, ModuleMap, Walked, walk};
+use selvedge_unwind::{EXACT_PC, End, ModuleMap, Walked, walk_again};
 
 /// What a signal is for.
 enum Purpose {
@@ -186,6 +186,7 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
         process_index,
         process,
     } = session;
+    let key = key(process_index, tid);
     let registers = interrupted.registers();
     let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
     let elapsed = now.saturating_sub(thread.accounted.load(Ordering::Relaxed));
@@ -212,9 +213,14 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
     };
     let map = current_map(region, process.map.load(Ordering::Acquire));
     let mut stack = Stack::of(thread, registers.sp);
-    let walked = match &map {
-        Some(map) => walk(map, registers, &mut stack, frames),
-        None => leaf_only(registers, frames),
+    let walked = match (&map, region.memos.get(index as usize)) {
+        (Some(map), Some(memo)) => {
+            // SAFETY: the memo belongs to the handler of the thread that has this record, and that is never interrupted.
+            // Any bytes are a memo.
+            let memo = unsafe { &mut *memo.as_ptr() };
+            walk_again(map, registers, &mut stack, frames, memo)
+        }
+        _ => leaf_only(registers, frames),
     };
     process.recorded.add(parts.sample);
     if matches!(walked.end, End::NoModule | End::BadReturn) {
@@ -226,7 +232,7 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
             && process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0
             && RAW_STACKS
                 .iter()
-                .any(|&bytes| record_raw(session, index, registers, parts, bytes))
+                .any(|&bytes| record_raw(region, index, key, registers, parts, bytes))
         {
             return region.ring_doorbell();
         }
@@ -238,7 +244,7 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
         kind: Kind::Stack,
         end: walked.end as u8,
     };
-    fill(header, head, key_of(process_index), parts);
+    fill(header, head, key, parts);
     if place.publish(len) {
         region.ring_doorbell();
     }
@@ -259,10 +265,6 @@ fn leaf_only(registers: Registers, frames: &mut [u64]) -> Walked {
     }
 }
 
-fn key_of(process_index: u32) -> u64 {
-    key(process_index, system::gettid())
-}
-
 fn fill(header: &mut [u64], head: Head, key: u64, parts: weight::Split) {
     if let [first, who, sample, blocked, labels] = header {
         (*first, *who, *sample, *blocked, *labels) =
@@ -272,14 +274,15 @@ fn fill(header: &mut [u64], head: Head, key: u64, parts: weight::Split) {
 
 /// Records the registers and a copy of the stack. Returns whether there was room.
 fn record_raw(
-    session: Session,
+    region: &Region,
     index: u32,
+    key: u64,
     registers: Registers,
     parts: weight::Split,
     bytes: usize,
 ) -> bool {
     const START: usize = HEADER_WORDS + REGISTER_WORDS;
-    let Some(mut place) = ring::reserve(session.region, index, START + bytes / 8) else {
+    let Some(mut place) = ring::reserve(region, index, START + bytes / 8) else {
         return false;
     };
     let words = place.words();
@@ -311,7 +314,7 @@ fn record_raw(
         kind: Kind::Raw,
         end: 0,
     };
-    fill(header, head, key_of(session.process_index), parts);
+    fill(header, head, key, parts);
     place.publish(len);
     true
 }

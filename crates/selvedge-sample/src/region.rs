@@ -10,6 +10,7 @@
 //! | [`Process`] table | [`PROCESSES`] × 512 | the target; `map` and release by the reader |
 //! | [`Thread`] table | [`THREADS`] × 2 KiB | the thread; `tail`, stack bounds by the reader |
 //! | maps texts | [`PROCESSES`] × 32 KiB | the target |
+//! | memos | [`THREADS`] × 32 KiB | the thread's handler |
 //! | rings | [`THREADS`] × 256 KiB | the thread |
 //! | arena | [`ARENA`] | the reader: unwind tables and module maps |
 //!
@@ -20,6 +21,7 @@
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use selvedge_unwind::Memo;
 
 /// Processes that can be profiled at the same time.
 pub const PROCESSES: usize = 1024;
@@ -34,7 +36,7 @@ pub const ARENA: usize = 512 << 20;
 /// First word of a region: `SELVEDGE`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SELVEDGE");
 /// Version of this layout. The agent inside a command always fits it; a stray one of another version stays away.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// State of a session: [`Header::state`].
 pub mod session {
@@ -297,6 +299,27 @@ impl<const N: usize> Words<N> {
     }
 }
 
+/// What one thread's handler keeps from a sample to the next.
+#[repr(transparent)]
+pub struct Own<T>(UnsafeCell<T>);
+
+impl<T> core::fmt::Debug for Own<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("a thread's own")
+    }
+}
+
+// SAFETY: as for `Words`.
+unsafe impl<T> Sync for Own<T> {}
+
+impl<T> Own<T> {
+    /// Where it is.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut T {
+        self.0.get()
+    }
+}
+
 /// Words of a maps text.
 pub const MAPS_WORDS: usize = MAPS_BYTES / 8;
 /// Words of the arena.
@@ -314,6 +337,8 @@ pub struct Region {
     pub threads: [Thread; THREADS],
     /// Copies of `/proc/self/maps`, one per process.
     pub maps: [Words<MAPS_WORDS>; PROCESSES],
+    /// What walks have found, one per thread.
+    pub memos: [Own<Memo>; THREADS],
     /// Rings, one per thread.
     pub rings: [Words<RING_WORDS>; THREADS],
     /// Unwind tables and module maps.

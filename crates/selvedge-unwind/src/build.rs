@@ -56,12 +56,14 @@ pub enum MapKind {
     NoCfi,
 }
 
-/// Makes a module map. Entries need not be sorted.
+/// Makes a module map. Entries need not be sorted. Maps with the same serial number must say the same: see
+/// [`ModuleMap::serial`](crate::ModuleMap::serial).
 #[must_use]
-pub fn map(entries: &[MapEntry]) -> Vec<u8> {
+pub fn map(entries: &[MapEntry], serial: u64) -> Vec<u8> {
     let mut entries = entries.to_vec();
     entries.sort_by_key(|entry| entry.start);
     let mut bytes = (entries.len() as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(&serial.to_le_bytes());
     for MapEntry { start, end, kind } in entries {
         let (bias, offset, len) = match kind {
             MapKind::Table { offset, len, bias } => (bias, offset, len),

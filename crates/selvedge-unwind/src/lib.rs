@@ -3,7 +3,7 @@
 //! Walking is `no_std`, allocates nothing, takes no lock, cannot panic, reads nothing but tables and the stack that it is
 //! given, and is bounded: it may run in a signal handler. Making tables (feature `build`) needs files, memory and `std`.
 //!
-//! - [`walk`] and [`Memory`]: the walk
+//! - [`walk`] and [`Memory`]: the walk; [`walk_again`] and [`Memo`]: one that need not walk twice what has not changed
 //! - [`ModuleMap`]: which code is where in a process
 //! - [`table`]: the unwind table of one module, independent of where it is mapped
 //! - `build`: tables from ELF files, maps from tables (feature `build`)
@@ -27,7 +27,7 @@
 //! }
 //!
 //! let code = MapEntry { start: 0x1000, end: 0x2000, kind: MapKind::NoCfi };
-//! let bytes = map(&[code]);
+//! let bytes = map(&[code], 1);
 //! let map = ModuleMap::view(&bytes, &[]).expect("bytes of a map");
 //! let registers = Registers { ip: 0x1234, sp: 0x7000, bp: 0x7000, ..Registers::default() };
 //! let mut frames = [0; 64];
@@ -51,8 +51,11 @@
 pub mod build;
 mod call;
 mod map;
+mod memo;
+mod registers;
 pub mod table;
 mod walk;
 
 pub use map::ModuleMap;
-pub use walk::{EXACT_PC, End, Memory, Walked, walk};
+pub use memo::Memo;
+pub use walk::{EXACT_PC, End, Memory, Walked, walk, walk_again};

@@ -3,7 +3,8 @@
 //! | bytes | |
 //! |---|---|
 //! | 0 | number of entries (u64) |
-//! | 8 | entries by address, [`ENTRY_BYTES`] each: start, end, bias (address minus svma), offset and length of the table in the arena (u64 each); length 0: no table |
+//! | 8 | serial number: no two maps that a thread meets have the same (u64) |
+//! | 16 | entries by address, [`ENTRY_BYTES`] each: start, end, bias (address minus svma), offset and length of the table in the arena (u64 each); length 0: no table |
 
 use crate::table::Table;
 
@@ -14,6 +15,7 @@ pub(crate) const ENTRY_BYTES: usize = 40;
 #[derive(Clone, Copy, Debug)]
 pub struct ModuleMap<'a> {
     entries: &'a [u8],
+    serial: u64,
     arena: &'a [u8],
 }
 
@@ -53,8 +55,19 @@ impl<'a> ModuleMap<'a> {
     #[must_use]
     pub fn view(bytes: &'a [u8], arena: &'a [u8]) -> Option<Self> {
         let count = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
-        let entries = bytes.get(8..)?.get(..count.checked_mul(ENTRY_BYTES)?)?;
-        Some(Self { entries, arena })
+        let serial = u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?);
+        let entries = bytes.get(16..)?.get(..count.checked_mul(ENTRY_BYTES)?)?;
+        Some(Self {
+            entries,
+            serial,
+            arena,
+        })
+    }
+
+    /// The serial number that it was made with.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     fn entry(&self, at: usize) -> Option<[u64; 5]> {

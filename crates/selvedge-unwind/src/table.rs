@@ -177,7 +177,8 @@ pub(crate) struct Short {
     pub(crate) signal: bool,
     /// The offset of the CFA, or the number of the long rule.
     pub(crate) number: u32,
-    pub(crate) slots: [u8; register::IP],
+    /// Where each callee-saved register is stored, a byte each: words below the CFA, 0 (unchanged) or [`LOST`].
+    pub(crate) slots: u64,
 }
 
 impl Short {
@@ -215,7 +216,7 @@ impl Short {
             base,
             signal: signal != 0,
             number,
-            slots: [s0, s1, s2, s3, s4, s5],
+            slots: u64::from_le_bytes([s0, s1, s2, s3, s4, s5, 0, 0]),
         })
     }
 }
@@ -367,7 +368,11 @@ impl<'a> Table<'a> {
             Kind::Register => {
                 let cfa = Cfa::Register(short.base, short.number.cast_signed());
                 let mut rule = Rule::with_return_address(cfa);
-                for (saved, slot) in rule.saved.iter_mut().zip(short.slots) {
+                for (saved, slot) in rule
+                    .saved
+                    .iter_mut()
+                    .zip(short.slots.to_le_bytes().into_iter().take(register::IP))
+                {
                     *saved = match slot {
                         0 => Saved::Same,
                         LOST => Saved::Lost,

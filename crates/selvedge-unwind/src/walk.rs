@@ -13,6 +13,8 @@
 
 use crate::call;
 use crate::map::{Module, ModuleMap};
+use crate::memo::{Keeper, Memo};
+use crate::registers::File;
 use crate::table::{Cfa, Kind, LOST, Saved, Short, Table, register};
 use selvedge_arch::Registers;
 
@@ -86,70 +88,42 @@ pub struct Walked {
     pub end: End,
 }
 
-/// Values of the registers that a walk keeps.
-#[derive(Clone, Copy, Debug)]
-struct File {
-    values: [u64; register::COUNT],
-    /// Which of them are lost: a bit each.
-    lost: u8,
-}
-
-impl File {
-    fn new(registers: Registers) -> Self {
-        let Registers {
-            ip,
-            sp,
-            bp,
-            bx,
-            r12,
-            r13,
-            r14,
-            r15,
-        } = registers;
-        Self {
-            values: [bx, bp, r12, r13, r14, r15, ip, sp],
-            lost: 0,
-        }
-    }
-
-    #[inline]
-    fn get(&self, register: usize) -> Option<u64> {
-        let value = *self.values.get(register)?;
-        (self.lost & 1_u8.wrapping_shl(register as u32) == 0).then_some(value)
-    }
-
-    #[inline]
-    fn set(&mut self, register: usize, value: Option<u64>) {
-        let bit = 1_u8.wrapping_shl(register as u32);
-        if let Some(place) = self.values.get_mut(register) {
-            *place = value.unwrap_or(0);
-            self.lost = if value.is_some() {
-                self.lost & !bit
-            } else {
-                self.lost | bit
-            };
-        }
-    }
-
-    #[inline]
-    fn ip(&self) -> u64 {
-        let [.., ip, _] = self.values;
-        ip
-    }
-
-    #[inline]
-    fn sp(&self) -> u64 {
-        let [.., sp] = self.values;
-        sp
-    }
-}
-
 /// Walks from `registers` outward and writes the frames, leaf first: see [`EXACT_PC`].
 pub fn walk(
     map: &ModuleMap<'_>,
     registers: Registers,
     memory: &mut impl Memory,
     frames: &mut [u64],
+) -> Walked {
+    walk_from(map, registers, memory, frames, None)
+}
+
+/// The same, and compares with what the walk before has kept in `memo` instead of walking what has not changed since.
+///
+/// `memo` may be of any walk, of any thread, by any map: it changes how long it takes, not what is found.
+pub fn walk_again(
+    map: &ModuleMap<'_>,
+    registers: Registers,
+    memory: &mut impl Memory,
+    frames: &mut [u64],
+    memo: &mut Memo,
+) -> Walked {
+    walk_from(
+        map,
+        registers,
+        memory,
+        frames,
+        Some(Keeper::new(memo, map.serial())),
+    )
+}
+
+#[inline]
+fn walk_from<M: Memory>(
+    map: &ModuleMap<'_>,
+    registers: Registers,
+    memory: &mut M,
+    frames: &mut [u64],
+    keeper: Option<Keeper<'_>>,
 ) -> Walked {
     let mut walk = Walk {
         map,
@@ -158,42 +132,18 @@ pub fn walk(
         exact: true,
         floor: registers.sp,
         words: SCANNED_WORDS,
+        bp_at: 0,
+        keeper,
     };
-    let mut module = Module::NOWHERE;
-    let mut written: usize = 0;
-    for slot in frames.iter_mut() {
-        let ip = walk.file.ip();
-        let address = if walk.exact { ip } else { ip.wrapping_sub(1) };
-        if !module.contains(address) {
-            match map.find(address) {
-                Some(found) => module = found,
-                None if written > 0 => {
-                    return Walked {
-                        frames: written,
-                        end: End::BadReturn,
-                    };
-                }
-                None => {
-                    *slot = ip | EXACT_PC;
-                    return Walked {
-                        frames: 1,
-                        end: End::NoModule,
-                    };
-                }
-            }
-        }
-        *slot = if walk.exact { ip | EXACT_PC } else { ip };
-        written = written.wrapping_add(1);
-        if let Err(end) = walk.step(&module) {
-            return Walked {
-                frames: written,
-                end,
-            };
-        }
+    let walked = walk.run(frames);
+    if let Some(keeper) = &mut walk.keeper
+        && !walked.joined
+    {
+        keeper.finish(walked.end);
     }
     Walked {
-        frames: written,
-        end: End::Limit,
+        frames: walked.frames,
+        end: walked.end,
     }
 }
 
@@ -209,9 +159,65 @@ struct Walk<'a, M> {
     floor: u64,
     /// What is left of [`SCANNED_WORDS`].
     words: u32,
+    /// Where the frame before this one has saved `rbp`; 0: it left it alone.
+    bp_at: u64,
+    keeper: Option<Keeper<'a>>,
+}
+
+/// What [`Walk::run`] found.
+struct Ran {
+    frames: usize,
+    end: End,
+    /// Whether the memo has been brought up to date.
+    joined: bool,
 }
 
 impl<M: Memory> Walk<'_, M> {
+    fn run(&mut self, frames: &mut [u64]) -> Ran {
+        let mut module = Module::NOWHERE;
+        let mut written: usize = 0;
+        let over = |frames, end| Ran {
+            frames,
+            end,
+            joined: false,
+        };
+        while let Some((slot, rest)) = frames.get_mut(written..).and_then(<[u64]>::split_first_mut)
+        {
+            let ip = self.file.ip();
+            let address = if self.exact { ip } else { ip.wrapping_sub(1) };
+            if !module.contains(address) {
+                match self.map.find(address) {
+                    Some(found) => module = found,
+                    None if written > 0 => return over(written, End::BadReturn),
+                    None => {
+                        *slot = ip | EXACT_PC;
+                        return over(1, End::NoModule);
+                    }
+                }
+            }
+            let frame = if self.exact { ip | EXACT_PC } else { ip };
+            *slot = frame;
+            written = written.wrapping_add(1);
+            if let Some(keeper) = &mut self.keeper {
+                let sp = self.file.sp();
+                keeper.arrive(frame, sp, self.bp_at);
+                let file = &mut self.file;
+                let bp = |memory: &mut M| file.get(register::BP, memory).ok();
+                if let Some((count, end)) = keeper.join(frame, sp, self.memory, bp, rest) {
+                    return Ran {
+                        frames: written.wrapping_add(count),
+                        end,
+                        joined: true,
+                    };
+                }
+            }
+            if let Err(end) = self.step(&module) {
+                return over(written, end);
+            }
+        }
+        over(written, End::Limit)
+    }
+
     /// Goes to the caller.
     #[inline]
     fn step(&mut self, module: &Module<'_>) -> Result<(), End> {
@@ -239,22 +245,41 @@ impl<M: Memory> Walk<'_, M> {
 
     #[inline]
     fn step_by_short(&mut self, rule: &Short) -> Result<(), End> {
-        let base = self.file.get(usize::from(rule.base)).ok_or(End::NoRule)?;
-        let cfa = base.wrapping_add_signed(i64::from(rule.number.cast_signed()));
+        let base = usize::from(rule.base);
+        let value = self.file.get(base, self.memory)?;
+        if base != register::SP
+            && let Some(keeper) = &mut self.keeper
+        {
+            if base == register::BP {
+                keeper.use_bp(value);
+            } else {
+                keeper.leave_otherwise();
+            }
+        }
+        let cfa = value.wrapping_add_signed(i64::from(rule.number.cast_signed()));
         self.check(cfa)?;
-        let ip = self
-            .memory
-            .read(cfa.wrapping_sub(8))
-            .ok_or(End::Unreadable)?;
-        for (register, slot) in rule.slots.iter().enumerate() {
-            match *slot {
-                0 => {}
-                LOST => self.file.set(register, None),
-                words => {
-                    let at = cfa.wrapping_sub(u64::from(words).wrapping_mul(8));
-                    let value = self.memory.read(at).ok_or(End::Unreadable)?;
-                    self.file.set(register, Some(value));
-                }
+        let ip_at = cfa.wrapping_sub(8);
+        let ip = self.memory.read(ip_at).ok_or(End::Unreadable)?;
+        if ip == 0
+            && let Some(keeper) = &mut self.keeper
+        {
+            keeper.arrive_at_zero(ip_at);
+        }
+        self.bp_at = 0;
+        let mut slots = rule.slots;
+        while slots != 0 {
+            let register = (slots.trailing_zeros() / 8) as usize;
+            let shift = (register as u32).wrapping_mul(8);
+            let words = slots.wrapping_shr(shift) & 0xff;
+            slots &= !0xff_u64.wrapping_shl(shift);
+            if words == u64::from(LOST) {
+                self.file.lose(register);
+                continue;
+            }
+            let at = cfa.wrapping_sub(words.wrapping_mul(8));
+            self.file.set_stored(register, at);
+            if register == register::BP {
+                self.bp_at = at;
             }
         }
         self.arrive(ip, cfa, false)
@@ -273,8 +298,8 @@ impl<M: Memory> Walk<'_, M> {
     /// Makes the caller the current frame.
     #[inline]
     fn arrive(&mut self, ip: u64, sp: u64, exact: bool) -> Result<(), End> {
-        self.file.set(register::IP, Some(ip));
-        self.file.set(register::SP, Some(sp));
+        self.file.set(register::IP, ip);
+        self.file.set(register::SP, sp);
         self.exact = exact;
         // A signal frame leads back to whichever stack was interrupted: it may be lower.
         self.floor = sp;
@@ -282,8 +307,8 @@ impl<M: Memory> Walk<'_, M> {
         if ip == 0 { Err(End::Root) } else { Ok(()) }
     }
 
-    fn sum(&self, base: u8, offset: i32) -> Result<u64, End> {
-        let base = self.file.get(usize::from(base)).ok_or(End::NoRule)?;
+    fn sum(&mut self, base: u8, offset: i32) -> Result<u64, End> {
+        let base = self.file.get(usize::from(base), self.memory)?;
         Ok(base.wrapping_add_signed(i64::from(offset)))
     }
 
@@ -308,8 +333,17 @@ impl<M: Memory> Walk<'_, M> {
         }
     }
 
+    /// The frame is left by a rule that a memo does not know.
+    fn leave_otherwise(&mut self) {
+        self.bp_at = 0;
+        if let Some(keeper) = &mut self.keeper {
+            keeper.leave_otherwise();
+        }
+    }
+
     #[inline(never)]
     fn step_by_long(&mut self, table: &Table<'_>, number: u32) -> Result<(), End> {
+        self.leave_otherwise();
         let rule = table.long(number).ok_or(End::NoRule)?;
         let cfa = self.cfa(rule.cfa)?;
         if !rule.signal {
@@ -317,24 +351,25 @@ impl<M: Memory> Walk<'_, M> {
         }
         let mut caller = self.file;
         for (register, saved) in rule.saved.iter().enumerate() {
-            let value = match *saved {
-                Saved::Same => continue,
-                Saved::Lost => None,
-                Saved::Cfa(offset) => Some(cfa.wrapping_add_signed(i64::from(offset))),
-                Saved::In(base) => self.file.get(usize::from(base)),
+            match *saved {
+                Saved::Same => {}
+                Saved::Lost => caller.lose(register),
+                Saved::Cfa(offset) => {
+                    caller.set(register, cfa.wrapping_add_signed(i64::from(offset)));
+                }
+                Saved::In(base) => self.file.copy_to(&mut caller, usize::from(base), register),
                 Saved::AtCfa(offset) => {
-                    Some(self.read(cfa.wrapping_add_signed(i64::from(offset)))?)
+                    caller.set_stored(register, cfa.wrapping_add_signed(i64::from(offset)));
                 }
                 Saved::At(base, offset) => {
                     let at = self.sum(base, offset)?;
-                    Some(self.read(at)?)
+                    caller.set_stored(register, at);
                 }
-            };
-            caller.set(register, value);
+            }
         }
         self.file = caller;
-        let ip = caller.get(register::IP).ok_or(End::NoRule)?;
-        let sp = caller.get(register::SP).ok_or(End::NoRule)?;
+        let ip = self.file.get(register::IP, self.memory)?;
+        let sp = self.file.get(register::SP, self.memory)?;
         self.arrive(ip, sp, rule.signal)
     }
 
@@ -346,7 +381,11 @@ impl<M: Memory> Walk<'_, M> {
     /// more often than it must, never less.
     #[inline(never)]
     fn step_by_frame_pointer(&mut self) -> Result<(), End> {
-        let bp = self.file.get(register::BP).ok_or(End::NoRule)?;
+        self.leave_otherwise();
+        let bp = self
+            .file
+            .get(register::BP, self.memory)
+            .map_err(|_| End::NoRule)?;
         let sp = self.file.sp();
         let words = bp.wrapping_sub(sp) / 8;
         if bp < sp
@@ -374,9 +413,9 @@ impl<M: Memory> Walk<'_, M> {
         self.check(cfa)?;
         // Without unwind information nobody knows where the others are saved.
         for register in 0..register::IP {
-            self.file.set(register, None);
+            self.file.lose(register);
         }
-        self.file.set(register::BP, Some(caller));
+        self.file.set(register::BP, caller);
         self.arrive(ip, cfa, false)
     }
 

@@ -130,7 +130,7 @@ fn damaged_tables_and_maps_end_walks() {
             kind: MapKind::NoCfi,
         },
     ];
-    let good_map = map(&entries);
+    let good_map = map(&entries, 1);
     for seed in 1..3000 {
         let mut random = Random(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
         let (mut bytes, mut map) = (good.clone(), good_map.clone());

@@ -25,7 +25,7 @@ impl Imaginary {
             end: 0x20000,
             kind: MapKind::NoCfi,
         };
-        let bytes = map(&[entry]);
+        let bytes = map(&[entry], 1);
         let map = ModuleMap::view(&bytes, &[]).unwrap();
         let mut frames = [0; 16];
         let walked = walk(&map, registers, self, &mut frames);

@@ -111,7 +111,7 @@ fn of_kind(kind: Kind) -> Short {
         base: 0,
         signal: false,
         number: 0,
-        slots: [0; register::IP],
+        slots: 0,
     }
 }
 
@@ -122,8 +122,8 @@ fn short(rule: &Rule) -> Option<Short> {
         if rule.signal || rule.saved[register::IP..] != ordinary[register::IP..] {
             return None;
         }
-        let mut slots = [0; register::IP];
-        for (slot, saved) in slots.iter_mut().zip(&rule.saved) {
+        let mut slots = [0; 8];
+        for (slot, saved) in slots.iter_mut().zip(&rule.saved[..register::IP]) {
             *slot = match *saved {
                 Saved::Same => 0,
                 Saved::Lost => LOST,
@@ -133,7 +133,7 @@ fn short(rule: &Rule) -> Option<Short> {
                 _ => return None,
             };
         }
-        Some(slots)
+        Some(u64::from_le_bytes(slots))
     };
     match rule.cfa {
         Cfa::None => Some(of_kind(Kind::None)),
@@ -181,7 +181,7 @@ fn long_bytes(rule: &Rule) -> [u8; LONG_RULE_BYTES] {
 /// As bytes.
 fn short_bytes(rule: &Short) -> [u8; RULE_BYTES] {
     let [n0, n1, n2, n3] = rule.number.to_le_bytes();
-    let [s0, s1, s2, s3, s4, s5] = rule.slots;
+    let [s0, s1, s2, s3, s4, s5, ..] = rule.slots.to_le_bytes();
     [
         rule.kind as u8,
         rule.base,
@@ -237,7 +237,7 @@ mod tests {
         rule.saved[register::BX] = Saved::Lost;
         let ordinary = short(&rule).expect("an ordinary rule");
         assert_eq!(Short::decode(short_bytes(&ordinary)), Some(ordinary));
-        assert_eq!(ordinary.slots, [LOST, 2, 0, 0, 0, 0]);
+        assert_eq!(ordinary.slots.to_le_bytes(), [LOST, 2, 0, 0, 0, 0, 0, 0]);
         for unusual in [
             Saved::AtCfa(-12),
             Saved::AtCfa(-8 * 255),

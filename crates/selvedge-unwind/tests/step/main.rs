@@ -8,7 +8,7 @@ mod shadow;
 mod tracee;
 
 use selvedge_arch::Registers;
-use selvedge_unwind::{End, Memory, walk};
+use selvedge_unwind::{End, Memo, Memory, walk, walk_again};
 use shadow::{Flow, Shadow, flow};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -74,6 +74,8 @@ fn prove(command: &[&Path], environment: &[&str], limit: u64, plant: &Plant) -> 
     let mut counts = Counts::default();
     let mut expected = Vec::new();
     let mut frames = vec![0; 4096];
+    let mut frames_again = vec![0; 4096];
+    let mut memo = Box::<Memo>::default();
     let mut stack = vec![0; 1 << 15];
     let mut alternate = 0..0;
     let mut pending = 0;
@@ -97,6 +99,18 @@ fn prove(command: &[&Path], environment: &[&str], limit: u64, plant: &Plant) -> 
         let mut planted = registers;
         (plant.registers)(&mut planted);
         let walked = walk(&modules.view(), planted, &mut memory, &mut frames);
+        let again = walk_again(
+            &modules.view(),
+            planted,
+            &mut memory,
+            &mut frames_again,
+            &mut memo,
+        );
+        assert_eq!(
+            (again, &frames_again[..again.frames]),
+            (walked, &frames[..walked.frames]),
+            "with and without a memo at {planted:x?}"
+        );
         shadow.frames(registers.ip, &mut expected);
         (plant.frames)(&mut frames[..walked.frames]);
         let found = &frames[..walked.frames];

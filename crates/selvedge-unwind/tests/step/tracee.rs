@@ -184,6 +184,7 @@ pub(crate) struct Modules {
     /// Offset and length in the arena, by path; none where no table could be made.
     tables: HashMap<String, Option<(u64, u64)>>,
     map: Vec<u8>,
+    serial: u64,
     code: Vec<(u64, u64, String)>,
 }
 
@@ -219,7 +220,8 @@ impl Modules {
             };
             entries.push(MapEntry { start, end, kind });
         }
-        self.map = map(&entries);
+        self.serial += 1;
+        self.map = map(&entries, self.serial);
     }
 
     fn image(tracee: &Tracee, path: &str, start: u64, end: u64) -> Option<Vec<u8>> {
