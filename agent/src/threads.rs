@@ -128,6 +128,7 @@ unsafe extern "C" fn begin(order: *const Order) -> Routine {
     order.routine.store(0, Ordering::Release);
     if let Some(session) = own_session() {
         target::start_thread(session, system::gettid(), Base::Birth);
+        target::let_signal_through(session);
         watch_end_of_this_one(true);
     }
     routine

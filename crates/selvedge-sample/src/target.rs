@@ -321,6 +321,22 @@ pub fn disarm(thread: &Thread) {
     }
 }
 
+/// Unblocks the signal in the calling thread, which has just begun, if it inherited a mask that blocks it.
+///
+/// Who creates worker threads often blocks all signals meanwhile, so that the program's handlers run on other threads
+/// (liblzma does): the thread never asked for that, and would have no sample. A program that handles the signal itself is
+/// left alone, since its own signals would come to this thread too; so is a thread that blocks the signal later.
+pub fn let_signal_through(session: Session) {
+    let (handler, _) = program_action();
+    if handler <= 1 {
+        system::sigprocmask(system::Mask::Unblock, signal_bit(session.region));
+    }
+}
+
+fn signal_bit(region: &Region) -> u64 {
+    1_u64 << region.header.signal.load(Ordering::Relaxed).wrapping_sub(1)
+}
+
 /// Ends the calling thread: its timer is deleted, what it used since its last sample is accounted for, its record freed.
 ///
 /// The signal is blocked meanwhile, so that the handler does not see a record that is going away; a signal that arrives
@@ -339,7 +355,7 @@ pub fn end_this_thread(session: Session) {
     let Some(thread) = region.thread(index) else {
         return;
     };
-    let bit = 1_u64 << region.header.signal.load(Ordering::Relaxed).wrapping_sub(1);
+    let bit = signal_bit(region);
     let before = system::sigprocmask(system::Mask::Block, bit);
     disarm(thread);
     let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);

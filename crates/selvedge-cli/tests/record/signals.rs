@@ -51,6 +51,32 @@ fn thread_that_blocks_the_signal_for_all_its_life_is_accounted_as_blocked() {
     });
 }
 
+#[test]
+fn thread_that_inherits_a_mask_of_all_signals_is_sampled() {
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let recording = workshop
+            .record_source(
+                &["-F", "250"],
+                "BURNER(hot)
+             void *run(void *p) { hot(0.5); return p; }
+             int main(void) {
+               pthread_t t; sigset_t all, before; sigfillset(&all);
+               pthread_sigmask(SIG_SETMASK, &all, &before);
+               pthread_create(&t, 0, run, 0);
+               pthread_sigmask(SIG_SETMASK, &before, 0);
+               pthread_join(t, 0);
+               return 0; }",
+            )
+            .exits(0);
+        within(
+            "hot",
+            recording.stacks().through("hot").seconds(),
+            0.4..=0.55,
+        );
+    });
+}
+
 /// Installs a handler in some way, sends itself 10 signals by `kill` while burning, and says how many came.
 fn own_handler(install: &str) {
     let workshop = Workshop::new();
