@@ -173,7 +173,8 @@ fn add_mappings(
         .iter()
         .filter_map(|frame| frame.segment)
         .collect();
-    let main = summary.images.first().and_then(|image| {
+    // A program that only starts another, such as a wrapper script, may be in no sample: the next one is then the main one.
+    let main = summary.images.iter().find_map(|image| {
         let starts = |name: &str| {
             image
                 .name

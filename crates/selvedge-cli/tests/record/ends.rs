@@ -129,6 +129,28 @@ fn exec_of_another_program_while_burning() {
 }
 
 #[test]
+fn main_program_is_what_the_command_became_by_exec() {
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let second = workshop.program(
+            "second",
+            "BURNER(hot) int main(void) { hot(0.3); return 0; }",
+        );
+        let first = workshop.program(
+            "first",
+            "int main(int n, char **v) { execl(v[1], v[1], (char *)0); return 99; }",
+        );
+        let recording = workshop
+            .record()
+            .options(&["-F", "250"])
+            .run([&first, &second])
+            .exits(0);
+        let main = &recording.profile().mappings[0].filename;
+        assert_eq!(main, &second.to_string_lossy());
+    });
+}
+
+#[test]
 fn exec_while_other_threads_burn() {
     best_of_three(|| {
         let workshop = Workshop::new();
