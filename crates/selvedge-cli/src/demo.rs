@@ -1,5 +1,6 @@
 //! A program to profile: four threads, each with its own kind of work; in one of them, known shares.
 
+use selvedge_profile::Membership;
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::thread;
@@ -9,7 +10,15 @@ use std::time::{Duration, Instant};
 type Work = fn(u64);
 
 /// Works for some seconds.
+///
+/// Recorded, it is a program like any other where this command is linked dynamically. Where it is static, no agent is
+/// loaded into it, and it joins the recording by itself.
 pub(crate) fn run(seconds: f64) {
+    let member = Membership::from_env().unwrap_or_else(|error| {
+        eprintln!("selvedge: {error}");
+        None
+    });
+    let member = member.as_ref();
     let end = Instant::now() + Duration::from_secs_f64(seconds.clamp(0.1, 3600.0));
     let threads: [(&str, Work); 4] = [
         ("hash", hash),
@@ -22,6 +31,7 @@ pub(crate) fn run(seconds: f64) {
             let spawned = thread::Builder::new()
                 .name(name.into())
                 .spawn_scoped(scope, move || {
+                    let _recorded = member.map(Membership::thread);
                     let mut round = 0;
                     while Instant::now() < end {
                         work(round);

@@ -14,7 +14,6 @@ use progress::Progress;
 use selvedge_pprof::model::Profile;
 use selvedge_profile::{EngineChoice, Running, SessionMemory, Setup, Summary, period_of};
 use signals::{Event, Signals};
-use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
@@ -36,11 +35,6 @@ impl From<arguments::Engine> for EngineChoice {
 
 /// Runs the command.
 pub(crate) fn run(options: &Record) -> Result<ExitCode> {
-    let command = if options.command.is_empty() {
-        demo_command()?
-    } else {
-        options.command.clone()
-    };
     let period = period_of(options.frequency).map_err(Failure::own)?;
     let mut warnings = Vec::new();
     let engine = EngineChoice::from(options.engine)
@@ -50,7 +44,11 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
             EngineChoice::Timer.resolve()
         });
     let engine = engine.map_err(Failure::own)?;
-    let launch = Launch::prepare(&command)?;
+    let launch = if options.command.is_empty() {
+        Launch::demo()?
+    } else {
+        Launch::prepare(&options.command)?
+    };
     let output = Output::prepare(options.output.as_deref(), &launch.name)?;
     let memory = SessionMemory::shared().map_err(Failure::own)?;
     let descriptor = memory.file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
@@ -92,13 +90,6 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
     output.write(&profile)?;
     report(options, &launch, &output, &profile, &summary);
     Ok(ended.code())
-}
-
-/// The bundled demo, as a program of its own.
-fn demo_command() -> Result<Vec<OsString>> {
-    let own =
-        std::env::current_exe().map_err(|e| Failure::system("find the demo (this program)", e))?;
-    Ok(vec![own.into(), "demo".into()])
 }
 
 /// How the wait for CMD ended.

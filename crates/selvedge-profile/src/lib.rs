@@ -13,6 +13,7 @@
 //! - [`Report`] the profile, and the [`Summary`] that says how much of the program it covers
 //! - [`init_from_env`] one line in `main` that does nothing unless `SELVEDGE_PROFILE` is set
 //! - [`Running`], [`SessionMemory`], [`Setup`] sessions of other processes: what `selvedge record` is made of
+//! - [`Membership`] the running program in such a session, without the agent: what a static `selvedge`'s demo is made of
 //!
 //! # When not to use it
 //!
@@ -31,6 +32,7 @@ mod engine;
 mod environment;
 mod error;
 mod image;
+mod join;
 mod maps;
 mod memory;
 mod modules;
@@ -43,6 +45,7 @@ pub use builder::{Builder, Guard, Report, period_of};
 pub use engine::{EngineChoice, tick_nanos};
 pub use environment::init_from_env;
 pub use error::{Error, Result};
+pub use join::{Membership, ThreadMembership};
 pub use memory::SessionMemory;
 pub use perf::permitted as perf_permitted;
 pub use reader::Setup;

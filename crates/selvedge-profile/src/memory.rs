@@ -36,6 +36,11 @@ impl SessionMemory {
         let file = unsafe { File::from_raw_fd(descriptor) };
         file.set_len(Region::SIZE as u64)
             .map_err(|e| Error::os("size the shared memory of the session", e))?;
+        Self::of(file)
+    }
+
+    /// The memory in a file of at least [`Region::SIZE`] bytes.
+    pub(crate) fn of(file: File) -> Result<Self> {
         let region = map(libc::MAP_SHARED | libc::MAP_NORESERVE, file.as_raw_fd())?;
         Ok(Self {
             region,

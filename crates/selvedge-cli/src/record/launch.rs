@@ -38,6 +38,16 @@ impl Launch {
         })
     }
 
+    /// The bundled demo, as a program of its own: this one, which joins the recording by itself where it gets no agent.
+    pub(crate) fn demo() -> Result<Self> {
+        let own = std::env::current_exe()
+            .map_err(|e| Failure::system("find the demo (this program)", e))?;
+        Ok(Self {
+            arguments: vec![own.into(), "demo".into()],
+            name: "selvedge".into(),
+        })
+    }
+
     /// Starts it with the agent at `agent`, recording into `session`. Gives back its process id.
     pub(crate) fn start(&self, agent: &Path, session: &str, signals: &Signals) -> Result<i32> {
         let mut preload: OsString = agent.as_os_str().to_owned();

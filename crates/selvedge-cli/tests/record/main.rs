@@ -4,6 +4,7 @@
 //! a busy machine makes tests slow and not wrong.
 
 mod children;
+mod demo;
 mod ends;
 mod foreign;
 mod harmless;
