@@ -41,6 +41,13 @@ impl Failure {
         Self::new(2, format!("cannot {what}: {error}"))
     }
 
+    /// No `/proc`, or one of another PID namespace.
+    pub(crate) fn no_proc() -> Self {
+        let message =
+            "cannot record: /proc does not show this process; mount it (mount -t proc proc /proc)";
+        Self::new(2, message.into())
+    }
+
     pub(crate) fn not_found(name: &str) -> Self {
         Self::new(127, format!("{name}: command not found"))
     }

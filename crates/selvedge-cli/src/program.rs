@@ -53,7 +53,7 @@ impl Obstacle {
     pub(crate) fn advice(&self) -> &'static str {
         match self {
             Self::Static | Self::OtherLibc(_) => {
-                "if it is a Rust program, profile it from inside:\n  \
+                "if it is a Rust program, profile it from inside with our library:\n  \
                  cargo add selvedge-profile\n  \
                  let _profile = selvedge_profile::init_from_env()?;   // then run it with SELVEDGE_PROFILE=out.pb.gz"
             }

@@ -14,8 +14,10 @@ use progress::Progress;
 use selvedge_pprof::model::Profile;
 use selvedge_profile::{EngineChoice, Running, SessionMemory, Setup, Summary, period_of};
 use signals::{Event, Signals};
+use std::fs::Metadata;
 use std::io::IsTerminal;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -44,14 +46,14 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
             EngineChoice::Timer.resolve()
         });
     let engine = engine.map_err(Failure::own)?;
+    let memory = SessionMemory::shared().map_err(Failure::own)?;
+    let place = place_in_proc(&memory)?;
     let launch = if options.command.is_empty() {
         Launch::demo()?
     } else {
         Launch::prepare(&options.command)?
     };
     let output = Output::prepare(options.output.as_deref(), &launch.name)?;
-    let memory = SessionMemory::shared().map_err(Failure::own)?;
-    let descriptor = memory.file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     let agent = agent_file::install()?;
     let setup = Setup {
         period,
@@ -62,11 +64,7 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
     // Before the reader's thread is started, so that it inherits the blocked signals.
     let signals = Signals::block().map_err(|e| Failure::system("block signals", e))?;
     let running = Running::start(memory, setup).map_err(Failure::own)?;
-    let session = format!(
-        "/proc/{}/fd/{descriptor}:{:016x}",
-        std::process::id(),
-        running.nonce()
-    );
+    let session = format!("{place}:{:016x}", running.nonce());
     for warning in &warnings {
         if !options.quiet {
             eprintln!("selvedge: {warning}");
@@ -90,6 +88,20 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
     output.write(&profile)?;
     report(options, &launch, &output, &profile, &summary);
     Ok(ended.code())
+}
+
+/// Where targets find the session's memory; refused where they would not find it there.
+fn place_in_proc(memory: &SessionMemory) -> Result<String> {
+    let descriptor = memory.file.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+    let place = format!("/proc/{}/fd/{descriptor}", std::process::id());
+    let identity = |facts: Metadata| (facts.dev(), facts.ino());
+    let found = std::fs::metadata(&place).ok().map(identity);
+    let own = memory.file.as_ref().and_then(|file| file.metadata().ok());
+    // In a PID namespace with the /proc of another, the number is another process's.
+    if found.is_none() || found != own.map(identity) {
+        return Err(Failure::no_proc());
+    }
+    Ok(place)
 }
 
 /// How the wait for CMD ended.

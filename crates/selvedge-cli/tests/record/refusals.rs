@@ -112,6 +112,29 @@ fn unwritable_output_is_refused_before_the_program_runs() {
     assert!(said.contains("folder"), "{said}");
 }
 
+/// Without `/proc`, and with one in which our number is another process's or nobody's.
+#[test]
+fn proc_that_does_not_show_us_is_told_so() {
+    let workshop = Workshop::new();
+    for (options, script) in [
+        ("-m", "mount -t tmpfs none /proc || exit 77; exec \"$@\""),
+        ("-fp", "\"$@\"; exit $?"),
+    ] {
+        let through = ["unshare", options, "sh", "-c", script, "sh"];
+        let recording = workshop.record().through(&through).run(["true"]);
+        if recording.status == 77 || recording.stderr.contains("unshare") {
+            return skip("no /proc", "no namespaces here");
+        }
+        let recording = recording.exits(2);
+        let said = &recording.stderr;
+        assert!(
+            said.contains("mount -t proc") && said.lines().count() == 1,
+            "{said}"
+        );
+        assert!(recording.profile.is_none(), "a profile was written");
+    }
+}
+
 #[test]
 fn rates_and_signals_that_cannot_be_are_refused() {
     let workshop = Workshop::new();
