@@ -127,7 +127,9 @@ unsafe extern "C" fn begin(order: *const Order) -> Routine {
     // Release: the next one to take it sees that we have read it.
     order.routine.store(0, Ordering::Release);
     if let Some(session) = own_session() {
-        target::start_thread(session, system::gettid(), Base::Birth);
+        if target::start_thread(session, system::gettid(), Base::Birth).is_none() {
+            target::note_refused(session);
+        }
         target::let_signal_through(session);
         watch_end_of_this_one(true);
     }

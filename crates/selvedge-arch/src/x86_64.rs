@@ -153,6 +153,8 @@ pub mod number {
     pub const PRCTL: usize = 157;
     pub const ARCH_PRCTL: usize = 158;
     pub const GETTID: usize = 186;
+    /// newfstatat
+    pub const NEWFSTATAT: usize = 262;
     pub const FUTEX: usize = 202;
     pub const TIMER_CREATE: usize = 222;
     pub const TIMER_SETTIME: usize = 223;

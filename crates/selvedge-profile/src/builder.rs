@@ -143,8 +143,12 @@ fn start(setup: Setup) -> Result<Running> {
     };
     let signal = setup.signal;
     let previous = current_handler(signal)?;
-    if previous > 1 && previous != selvedge_sample::handler::entry as *const () as usize {
-        return Err(Error::signal_taken(signal));
+    if previous != selvedge_sample::handler::entry as *const () as usize {
+        if previous > 1 {
+            return Err(Error::signal_taken(signal));
+        }
+        // Default or ignored: so it stays for signals that are not ours.
+        target::set_program_action(previous, 0);
     }
     let running = Running::start(SessionMemory { region, file: None }, setup)?;
     target::install(region).map_err(|e| {
@@ -157,7 +161,10 @@ fn start(setup: Setup) -> Result<Running> {
         .ok_or_else(|| Error::setting("cannot start a profile: no room for the process"))?;
     for tid in own_threads() {
         if !running.is_own_thread(tid) {
-            target::start_thread(session, tid, Base::Now);
+            let found_room = target::start_thread(session, tid, Base::Now).is_some();
+            if !found_room {
+                target::note_refused(session);
+            }
         }
     }
     Ok(running)

@@ -6,7 +6,8 @@ use crate::maps::{self, MappedRange};
 use crate::modules::{ModuleId, Modules, Table};
 use selvedge_arch::Registers;
 use selvedge_sample::record::{HEADER_WORDS, MAX_FRAMES, REGISTER_WORDS};
-use selvedge_sample::region::{ARENA, MAPS_BYTES, Process, Region, unkey};
+use selvedge_sample::region::{ARENA, CLAIMING, MAPS_BYTES, Process, Region, unkey};
+use selvedge_sample::system;
 use selvedge_unwind::build::{MapEntry, MapKind};
 use selvedge_unwind::{EXACT_PC, End, Memory, ModuleMap, walk};
 use std::collections::HashMap;
@@ -20,23 +21,58 @@ const SCAN_PAUSE: Duration = Duration::from_millis(10);
 /// For the sake of stacks, at most this often.
 const STACK_SCAN_PAUSE: Duration = Duration::from_millis(40);
 
+/// What the reader can do about a process from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Look at it under its process id.
+    Here,
+    /// It ended, or became another program, before the reader looked: its process id may be anybody's.
+    Gone,
+    /// It is in another namespace of process ids, where its ids mean others than here. It tells all that is known of it.
+    Elsewhere,
+}
+
+impl Standing {
+    /// That of a process that has just attached. Its memory of the session proves that it is the one.
+    fn of(pid: u32, namespace: u64) -> Self {
+        let own = system::pid_namespace();
+        if pid == std::process::id() && namespace == own {
+            return Self::Here;
+        }
+        if namespace != 0 && namespace != own {
+            return Self::Elsewhere;
+        }
+        match maps::holds_session(pid) {
+            // Nothing to be read is an ended process, which is found out later.
+            Some(true) | None => Self::Here,
+            Some(false) if namespace == 0 => Self::Elsewhere,
+            Some(false) => Self::Gone,
+        }
+    }
+}
+
 /// A program image.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub(crate) index: u32,
     pub(crate) serial: u32,
     pub(crate) pid: u32,
+    pub(crate) ticket: u64,
+    pub(crate) standing: Standing,
+    /// How often a process elsewhere was seen after it took leave.
+    pub(crate) left: u32,
     pub(crate) name: String,
     pub(crate) command: String,
     /// Executable ranges, by address, with what each is.
     code: Vec<(MappedRange, Option<ModuleId>, SegmentId)>,
-    /// Writable ranges, by address: where stacks can be.
-    writable: Vec<(u64, u64)>,
+    /// Writable ranges, by address: where stacks can be; whether it is the main thread's.
+    writable: Vec<(u64, u64, bool)>,
     /// What the map says, and the map.
     entries: Vec<MapEntry>,
     map: Vec<u8>,
     published: Option<Piece>,
-    retired: Vec<(Piece, Vec<(u32, u32)>)>,
+    /// Replaced maps, with the threads that may still read them: see [`sequence`].
+    retired: Vec<(Piece, Vec<(u32, u64)>)>,
     unknown_seen: u32,
     scanned: Instant,
     /// Whether a table of one of the modules was still being built when the map was made.
@@ -44,8 +80,9 @@ pub(crate) struct Image {
     raw: Vec<Vec<u64>>,
     /// CPU time of the process when last looked at.
     pub(crate) cpu: u64,
-    /// CPU time used by each thread when last looked at, for threads without a record.
-    pub(crate) strangers: HashMap<u32, u64>,
+    /// CPU time used by each thread when last looked at, for threads without a record; and how often it was asked to arm
+    /// itself.
+    pub(crate) strangers: HashMap<u32, (u64, u32)>,
 }
 
 impl Image {
@@ -57,12 +94,15 @@ impl Image {
         serial: u32,
         pid: u32,
     ) -> Self {
-        let proc = format!("/proc/{pid}");
-        let name = std::fs::read_to_string(format!("{proc}/comm"))
-            .unwrap_or_default()
+        let standing = Standing::of(pid, process.namespace.load(Ordering::Relaxed));
+        let read = |file: &str| match standing {
+            Standing::Here => std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default(),
+            Standing::Gone | Standing::Elsewhere => Vec::new(),
+        };
+        let name = String::from_utf8_lossy(&read("comm"))
             .trim_end()
             .to_string();
-        let command = std::fs::read(format!("{proc}/cmdline")).unwrap_or_default();
+        let command = read("cmdline");
         let command = String::from_utf8_lossy(&command)
             .trim_end_matches('\0')
             .replace('\0', " ");
@@ -70,6 +110,9 @@ impl Image {
             index,
             serial,
             pid,
+            ticket: process.ticket.load(Ordering::Relaxed),
+            standing,
+            left: 0,
             name,
             command,
             code: Vec::new(),
@@ -110,7 +153,10 @@ impl Image {
         modules: &mut Modules,
         counts: &mut Counts,
     ) -> bool {
-        let text = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
+        let text = match self.standing {
+            Standing::Here => maps::read(self.pid),
+            Standing::Gone | Standing::Elsewhere => String::new(),
+        };
         if text.is_empty() {
             return self.scan_noted(region, process, modules, counts);
         }
@@ -139,7 +185,7 @@ impl Image {
         self.writable = ranges
             .iter()
             .filter(|range| range.writable)
-            .map(|range| (range.start, range.end))
+            .map(|range| (range.start, range.end, range.name == "[stack]"))
             .collect();
         let code: Vec<MappedRange> = ranges
             .into_iter()
@@ -286,14 +332,14 @@ impl Image {
         }
     }
 
-    /// The thread records of this image.
+    /// The thread records of this image, those that are being claimed too.
     pub(crate) fn threads<'a>(&self, region: &'a Region) -> impl Iterator<Item = u32> + use<'a> {
         let index = self.index;
         region.used_threads().filter(move |&at| {
             let key = region
                 .thread(at)
                 .map_or(0, |thread| thread.key.load(Ordering::Acquire));
-            unkey(key).is_some_and(|(process, _)| process == index)
+            unkey(key & !CLAIMING).is_some_and(|(process, _)| process == index)
         })
     }
 
@@ -309,25 +355,23 @@ impl Image {
             if hint == 0 || (known && (low..high).contains(&hint)) {
                 continue;
             }
-            let Some(&(start, end)) = self
+            let Some(&(start, end, is_main)) = self
                 .writable
                 .iter()
-                .find(|&&(start, end)| (start..end).contains(&hint))
+                .find(|&&(start, end, _)| (start..end).contains(&hint))
             else {
                 missing = true;
                 continue;
             };
-            // glibc puts the control block at the top of a stack; what is mapped right above may belong to anybody.
+            // glibc puts the control block at the top of a stack, which is mapped at least that far as long as the thread
+            // lives. What else is in the same mapping may be anybody's, and be gone the next moment.
             let pointer = thread.thread_pointer.load(Ordering::Relaxed);
-            let top = if (hint..end).contains(&pointer) {
-                pointer & !7
-            } else {
-                end
+            let top = match (hint..end).contains(&pointer) {
+                true => pointer & !7,
+                false if is_main => end,
+                // On another stack (an alternate one, a fiber's) than the thread's own: what is known of that stays.
+                false => continue,
             };
-            if known && !(start..end).contains(&low) {
-                // On another stack (an alternate one, a fiber's) than the thread's own: the bounds stay.
-                continue;
-            }
             // Generation 0 is no claim's: while it stands there, the handler uses no bounds.
             thread.stack_generation.store(0, Ordering::Release);
             fence(Ordering::SeqCst);
@@ -431,10 +475,12 @@ fn base_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-fn sequence(region: &Region, at: u32) -> u32 {
-    region
-        .thread(at)
-        .map_or(0, |thread| thread.sequence.load(Ordering::Acquire))
+/// The claim and the sequence of a thread record: odd while that thread is in the handler.
+fn sequence(region: &Region, at: u32) -> u64 {
+    region.thread(at).map_or(0, |thread| {
+        let sequence = thread.sequence.load(Ordering::Acquire);
+        u64::from(thread.generation.load(Ordering::Acquire)) << 32 | u64::from(sequence)
+    })
 }
 
 /// A copied part of a stack.

@@ -14,6 +14,17 @@ pub(crate) struct MappedRange {
     pub(crate) name: String,
 }
 
+/// The text of a process's mappings; empty where there is none to be read.
+pub(crate) fn read(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default()
+}
+
+/// Whether a process has the memory of a session mapped; `None` where it has ended, or may not be looked at.
+pub(crate) fn holds_session(pid: u32) -> Option<bool> {
+    let text = read(pid);
+    (!text.is_empty()).then(|| text.contains(crate::memory::SESSION_NAME))
+}
+
 /// Parses the text of a maps file; lines that are not of its form are left out.
 pub(crate) fn parse(text: &str) -> Vec<MappedRange> {
     text.lines().filter_map(parse_line).collect()

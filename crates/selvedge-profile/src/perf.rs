@@ -5,7 +5,7 @@
 //! This file is `unsafe` because it makes system calls that take structures.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
@@ -38,23 +38,31 @@ const F_SETSIG: libc::c_int = 10;
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
 
-/// The events of a session, by thread id.
+/// A thread: its id, and the claim of its record, since ids come again.
+pub(crate) type ThreadClaim = (u32, u32);
+
+/// The events of a session, by thread; `None` where the kernel refused one.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    open: HashMap<u32, OwnedFd>,
-    refused: HashMap<u32, i32>,
+    open: HashMap<ThreadClaim, Option<OwnedFd>>,
     /// Whether the kernel shows us no time in the kernel (`perf_event_paranoid` above 1).
     pub(crate) user_only: bool,
 }
 
 impl Events {
-    /// Whether thread `tid` has an event, or was refused one.
-    pub(crate) fn has(&self, tid: u32) -> bool {
-        self.open.contains_key(&tid) || self.refused.contains_key(&tid)
+    /// Whether a thread has an event, or was refused one.
+    pub(crate) fn has(&self, thread: ThreadClaim) -> bool {
+        self.open.contains_key(&thread)
+    }
+
+    /// Whether there are any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
     }
 
     /// Opens an event for a thread that signals that thread every `period` nanoseconds of its CPU time.
-    pub(crate) fn add(&mut self, tid: u32, period: u64, signal: i32) -> io::Result<()> {
+    pub(crate) fn add(&mut self, thread: ThreadClaim, period: u64, signal: i32) -> io::Result<()> {
+        let (tid, _) = thread;
         let opened = open(tid, period, signal, 0).or_else(|error| match error.raw_os_error() {
             Some(libc::EACCES | libc::EPERM) => {
                 let opened = open(tid, period, signal, EXCLUDE_KERNEL)?;
@@ -63,28 +71,22 @@ impl Events {
             }
             _ => Err(error),
         });
-        match opened {
-            Ok(event) => {
-                self.open.insert(tid, event);
-                Ok(())
-            }
-            Err(error) => {
-                self.refused.insert(tid, error.raw_os_error().unwrap_or(0));
-                Err(error)
-            }
-        }
+        let (event, result) = match opened {
+            Ok(event) => (Some(event), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        self.open.insert(thread, event);
+        result
     }
 
-    /// Closes the event of a thread that has ended.
-    pub(crate) fn remove(&mut self, tid: u32) {
-        self.open.remove(&tid);
-        self.refused.remove(&tid);
+    /// Closes the events of threads that are not among these.
+    pub(crate) fn keep(&mut self, alive: &HashSet<ThreadClaim>) {
+        self.open.retain(|thread, _| alive.contains(thread));
     }
 
     /// Closes all.
     pub(crate) fn clear(&mut self) {
         self.open.clear();
-        self.refused.clear();
     }
 }
 

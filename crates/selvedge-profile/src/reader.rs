@@ -3,14 +3,15 @@
 use crate::aggregate::{Counts, Owner};
 use crate::arena::Arena;
 use crate::error::{Error, Result};
-use crate::image::Image;
+use crate::image::{Image, Standing};
+use crate::maps;
 use crate::memory::SessionMemory;
 use crate::modules::Modules;
-use crate::perf::Events;
+use crate::perf::{Events, ThreadClaim};
 use crate::summary::{ImageFacts, Summary};
 use selvedge_sample::record::Kind;
 use selvedge_sample::region::{
-    Engine, LOSSES, Process, Region, order, process_state, session, unkey,
+    Engine, LOSSES, Process, Region, Thread, process_state, session, unkey,
 };
 use selvedge_sample::target::{self, Base, Session};
 use selvedge_sample::{ring, system};
@@ -20,6 +21,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How often threads are looked for that did not announce themselves.
 const DISCOVERY_PAUSE: Duration = Duration::from_millis(100);
+/// A thread that has used the CPU and was asked so often to arm itself finds no room for a record.
+const ASKED_IN_VAIN: u32 = 4;
+/// Looks at a process elsewhere that has taken leave, after which it is taken for ended: an `exec` that fails has done so.
+const LEFT_FOR_GOOD: u32 = 5;
 
 /// How a session is set up.
 #[derive(Clone, Debug)]
@@ -55,9 +60,13 @@ pub(crate) struct Reader {
     /// Threads of this process that are the profiler's own.
     own_threads: Vec<u32>,
     own_pid: u32,
+    /// Threads of this process from before the session.
+    own_threads_before: Vec<u32>,
     damaged_words: u64,
     /// Programs that took the place of one that was followed, and cannot be.
     outsiders: Vec<String>,
+    /// Processes in other namespaces of process ids.
+    elsewhere: u32,
 }
 
 /// How an image came to its end.
@@ -84,6 +93,8 @@ impl Reader {
         header.period.store(setup.period, relaxed);
         header.tick.store(crate::engine::tick_nanos(), relaxed);
         header.nonce.store(nonce & !0xffff, relaxed);
+        header.processes_refused.store(0, relaxed);
+        note_look(region);
         header
             .magic
             .store(selvedge_sample::region::MAGIC, Ordering::Release);
@@ -107,8 +118,10 @@ impl Reader {
             events: Events::default(),
             discovered: Instant::now() - DISCOVERY_PAUSE,
             own_pid: std::process::id(),
+            own_threads_before: tasks(std::process::id()).unwrap_or_default(),
             damaged_words: 0,
             outsiders: Vec::new(),
+            elsewhere: 0,
         })
     }
 
@@ -124,6 +137,7 @@ impl Reader {
 
     /// Looks at everything once. Returns whether there was anything to do.
     pub(crate) fn turn(&mut self) -> bool {
+        note_look(self.region);
         let mut busy = self.adopt();
         let tables = self.modules.collect(&mut self.arena);
         let discover = self.discovered.elapsed() >= DISCOVERY_PAUSE;
@@ -136,6 +150,7 @@ impl Reader {
         }
         if discover {
             self.discovered = Instant::now();
+            self.close_events();
         }
         busy |= tables;
         busy |= self.drain() > 0;
@@ -157,39 +172,42 @@ impl Reader {
         });
     }
 
-    /// Starts following processes that have attached.
+    /// Starts following processes that have attached, in the order in which they did.
     fn adopt(&mut self) -> bool {
-        let mut any = false;
         let used = self.region.header.processes_used.load(Ordering::Relaxed);
-        for index in 0..used {
-            let Some(process) = self.region.process(index) else {
-                break;
-            };
+        let mut new: Vec<(u64, u32, &Process)> = (0..used)
+            .filter(|index| !self.images.contains_key(index))
+            .filter_map(|index| Some((index, self.region.process(index)?)))
             // Acquire: pairs with `attach`.
-            if self.images.contains_key(&index)
-                || process.state.load(Ordering::Acquire) != process_state::LIVE
-            {
-                continue;
-            }
+            .filter(|(_, process)| process.state.load(Ordering::Acquire) == process_state::LIVE)
+            .map(|(index, process)| (process.ticket.load(Ordering::Relaxed), index, process))
+            .collect();
+        new.sort_unstable_by_key(|&(ticket, index, _)| (ticket, index));
+        for &(ticket, index, process) in &new {
             let pid = process.pid.load(Ordering::Relaxed);
+            let image = Image::adopt(self.region, process, index, self.next_serial, pid);
+            self.next_serial += 1;
             // An `exec` keeps the process id and begins a new image: the one before is over.
-            let before: Vec<u32> = self
-                .images
-                .values()
-                .filter(|i| i.pid == pid)
-                .map(|i| i.index)
-                .collect();
+            let is_before =
+                |i: &&Image| i.pid == pid && i.ticket < ticket && i.standing != Standing::Elsewhere;
+            let before: Vec<u32> = match image.standing {
+                Standing::Elsewhere => Vec::new(),
+                _ => self
+                    .images
+                    .values()
+                    .filter(is_before)
+                    .map(|i| i.index)
+                    .collect(),
+            };
             for old in before {
                 let cpu = process.cpu_start.load(Ordering::Relaxed);
                 self.finish(old, Some(cpu), Ending::Replaced);
             }
-            let image = Image::adopt(self.region, process, index, self.next_serial, pid);
-            self.next_serial += 1;
+            self.elsewhere += u32::from(image.standing == Standing::Elsewhere);
             self.images.insert(index, image);
             self.refresh(index);
-            any = true;
         }
-        any
+        !new.is_empty()
     }
 
     /// Reads an image's mappings and publishes its module map.
@@ -225,23 +243,34 @@ impl Reader {
             image.publish_stack_bounds(self.region);
         }
         image.reclaim(self.region, &mut self.arena);
-        if Engine::from_code(process.engine.load(Ordering::Relaxed)) == Some(Engine::Perf) {
-            for at in image.threads(self.region) {
-                let key = self
-                    .region
-                    .thread(at)
-                    .map_or(0, |thread| thread.key.load(Ordering::Acquire));
-                if let Some((_, tid)) = unkey(key)
-                    && !self.events.has(tid)
-                    && let Err(error) = self.events.add(tid, self.setup.period, self.setup.signal)
-                    && error.raw_os_error() != Some(libc::ESRCH)
-                {
-                    process
-                        .engine_error
-                        .store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
-                }
+        if process.engine.load(Ordering::Relaxed) != Engine::Perf as u32
+            || image.standing != Standing::Here
+        {
+            return;
+        }
+        for at in image.threads(self.region) {
+            let Some(claim) = self.region.thread(at).and_then(claim_of) else {
+                continue;
+            };
+            if !self.events.has(claim)
+                && let Err(error) = self.events.add(claim, self.setup.period, self.setup.signal)
+                && error.raw_os_error() != Some(libc::ESRCH)
+            {
+                process
+                    .engine_error
+                    .store(error.raw_os_error().unwrap_or(0), Ordering::Relaxed);
             }
         }
+    }
+
+    /// Closes the events of threads that have ended.
+    fn close_events(&mut self) {
+        if self.events.is_empty() {
+            return;
+        }
+        let region = self.region;
+        let threads = region.used_threads().filter_map(|at| region.thread(at));
+        self.events.keep(&threads.filter_map(claim_of).collect());
     }
 
     /// Finds threads without a record and records without a thread, and processes that have ended.
@@ -252,17 +281,39 @@ impl Reader {
             return;
         };
         let pid = image.pid;
-        let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
-            self.finish(index, None, Ending::Over);
-            return;
+        let left_at = process.cpu_end.load(Ordering::Relaxed);
+        match image.standing {
+            Standing::Here => {}
+            Standing::Gone => return self.finish(index, None, Ending::Replaced),
+            Standing::Elsewhere => {
+                image.left = if left_at == 0 { 0 } else { image.left + 1 };
+                if image.left > LEFT_FOR_GOOD {
+                    self.finish(index, Some(left_at), Ending::Over);
+                }
+                return;
+            }
+        }
+        // Records first: a thread that gets its record meanwhile is among those that are alive.
+        let records: Vec<_> = image
+            .threads(self.region)
+            .filter_map(|at| {
+                let thread = self.region.thread(at)?;
+                let key = thread.key.load(Ordering::Acquire);
+                let (tid, generation) = claim_of(thread)?;
+                (unkey(key)?.1 == tid).then_some((thread, key, tid, generation))
+            })
+            .collect();
+        let alive = match tasks(pid) {
+            Ok(alive) => alive,
+            Err(error) if is_gone(&error) => return self.finish(index, None, Ending::Over),
+            // Too many open files, or no memory: it is looked at again.
+            Err(_) => return,
         };
         // After leave was taken, what the process uses is another program's, unless the `exec` fails.
-        let left_at = process.cpu_end.load(Ordering::Relaxed);
-        if left_at != 0 && is_without_session(pid) {
+        if left_at != 0 && maps::holds_session(pid) == Some(false) {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             self.outsiders.push(format!("{} ({pid})", name.trim_end()));
-            self.finish(index, Some(left_at), Ending::Replaced);
-            return;
+            return self.finish(index, Some(left_at), Ending::Replaced);
         }
         if self.stopped_after.is_some() || left_at != 0 {
             return;
@@ -270,9 +321,6 @@ impl Reader {
         if let Some(cpu) = process_cpu(pid, self.own_pid, &self.own_threads) {
             image.cpu = image.cpu.max(cpu);
         }
-        let alive: Vec<u32> = entries
-            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
         let session = Session {
             region: self.region,
             process_index: index,
@@ -285,8 +333,18 @@ impl Reader {
                 continue;
             }
             if pid == self.own_pid {
-                if !self.own_threads.contains(&tid) {
-                    target::start_thread(session, tid, Base::Birth);
+                if self.own_threads.contains(&tid) {
+                    continue;
+                }
+                let base = if self.own_threads_before.contains(&tid) {
+                    Base::Now
+                } else {
+                    Base::Birth
+                };
+                if target::start_thread(session, tid, base).is_none()
+                    && image.strangers.insert(tid, (0, 0)).is_none()
+                {
+                    target::note_refused(session);
                 }
                 continue;
             }
@@ -296,31 +354,33 @@ impl Reader {
             // It arms itself when asked, by a signal; only one that is using the CPU is asked, since a signal would
             // interrupt a system call that it sleeps in.
             let used = schedstat(pid, tid);
-            let before = image.strangers.insert(tid, used);
-            if before.is_some_and(|before| used > before) {
+            let (before, asked) = image.strangers.insert(tid, (used, 0)).unwrap_or((used, 0));
+            if used <= before {
+                image.strangers.insert(tid, (used, asked));
+                continue;
+            }
+            image.strangers.insert(tid, (used, asked + 1));
+            if asked == ASKED_IN_VAIN {
+                target::note_refused(session);
+            }
+            // The process may have ended since, and another have its id.
+            if asked < ASKED_IN_VAIN || asked.is_power_of_two() {
                 let nonce = self.region.header.nonce.load(Ordering::Relaxed);
-                crate::engine::queue_signal(pid, tid, self.setup.signal, nonce);
+                if maps::holds_session(pid) == Some(true) {
+                    crate::engine::queue_signal(pid, tid, self.setup.signal, nonce);
+                }
             }
         }
         let mut orders = false;
-        for at in image.threads(self.region) {
-            let Some(thread) = self.region.thread(at) else {
-                continue;
-            };
-            let Some((_, tid)) = unkey(thread.key.load(Ordering::Acquire)) else {
-                continue;
-            };
+        for (thread, key, tid, generation) in records {
             if alive.contains(&tid) {
                 if thread.samples.load(Ordering::Relaxed) > 0 {
                     note_name(&mut self.counts, image.serial, pid, tid);
                 }
-                continue;
-            }
-            self.events.remove(tid);
-            if pid == self.own_pid {
+            } else if pid == self.own_pid {
                 target::disarm(thread);
-                thread.key.store(0, Ordering::SeqCst);
-            } else if thread.order.swap(order::BURY, Ordering::AcqRel) != order::BURY {
+                target::free(thread, key);
+            } else if thread.bury.swap(generation, Ordering::AcqRel) != generation {
                 orders = true;
             }
         }
@@ -371,7 +431,7 @@ impl Reader {
         let indices: Vec<u32> = self
             .images
             .values()
-            .filter(|i| i.pid == pid)
+            .filter(|i| i.pid == pid && i.standing != Standing::Elsewhere)
             .map(|i| i.index)
             .collect();
         for index in indices {
@@ -400,9 +460,6 @@ impl Reader {
         }
         for at in image.threads(self.region) {
             if let Some(thread) = self.region.thread(at) {
-                if let Some((_, tid)) = unkey(thread.key.load(Ordering::Acquire)) {
-                    self.events.remove(tid);
-                }
                 if image.pid == self.own_pid {
                     target::disarm(thread);
                 }
@@ -411,6 +468,7 @@ impl Reader {
                 thread.key.store(0, Ordering::SeqCst);
             }
         }
+        self.close_events();
         self.ended.push(facts(&image, process));
         image.release(&mut self.arena);
         if image.has_raw() {
@@ -432,14 +490,17 @@ impl Reader {
         self.stopped_after = Some(self.started_clock.elapsed());
         self.events.clear();
         for (index, image) in &mut self.images {
-            if let Some(cpu) = process_cpu(image.pid, self.own_pid, &self.own_threads) {
+            if image.standing == Standing::Here
+                && let Some(cpu) = process_cpu(image.pid, self.own_pid, &self.own_threads)
+            {
                 image.cpu = image.cpu.max(cpu);
             }
             if image.pid == self.own_pid {
                 for at in image.threads(self.region) {
                     if let Some(thread) = self.region.thread(at) {
+                        let key = thread.key.load(Ordering::Acquire);
                         target::disarm(thread);
-                        thread.key.store(0, Ordering::SeqCst);
+                        target::free(thread, key);
                     }
                 }
                 let itimer = Engine::Itimer as u32;
@@ -477,6 +538,7 @@ impl Reader {
         let mut images = self.ended.clone();
         for (index, image) in &mut self.images {
             if self.stopped_after.is_none()
+                && image.standing == Standing::Here
                 && let Some(cpu) = process_cpu(image.pid, self.own_pid, &self.own_threads)
             {
                 image.cpu = image.cpu.max(cpu);
@@ -496,6 +558,9 @@ impl Reader {
                 .unwrap_or_else(|| self.started_clock.elapsed()),
             user_only: self.events.user_only,
             damaged_words: self.damaged_words,
+            elsewhere: self.elsewhere,
+            abandoned: self.stopped_after.is_none()
+                && self.region.header.state.load(Ordering::Relaxed) == session::STOPPED,
             outsiders: self.outsiders.clone(),
             processes_refused: self.region.header.processes_refused.load(Ordering::Relaxed),
         }
@@ -530,7 +595,12 @@ fn facts(image: &Image, process: &Process) -> ImageFacts {
         signal_shared: process.signal_shared.load(relaxed) != 0,
         threads: process.threads.load(relaxed),
         threads_refused: process.threads_refused.load(relaxed),
-        cpu: image.cpu.saturating_sub(process.cpu_start.load(relaxed)),
+        cpu: match image.standing {
+            Standing::Here | Standing::Gone => {
+                image.cpu.saturating_sub(process.cpu_start.load(relaxed))
+            }
+            Standing::Elsewhere => told_cpu(process),
+        },
         delivered: process.delivered.load(relaxed),
         samples: process.recorded.count.load(relaxed),
         recorded: process.recorded.weight.load(relaxed),
@@ -540,10 +610,52 @@ fn facts(image: &Image, process: &Process) -> ImageFacts {
     }
 }
 
-/// Whether a process is running a program that has not got the session's memory: not one that took leave for its end.
-fn is_without_session(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/maps"))
-        .is_ok_and(|text| !text.is_empty() && !text.contains(crate::memory::SESSION_NAME))
+/// The claim of a thread record, if it is in use.
+fn claim_of(thread: &Thread) -> Option<ThreadClaim> {
+    let generation = thread.generation.load(Ordering::Acquire);
+    let (_, tid) = unkey(thread.key.load(Ordering::Acquire))?;
+    // Claimed anew in between: the next look sees it.
+    (thread.generation.load(Ordering::Acquire) == generation).then_some((tid, generation))
+}
+
+/// The threads of a process.
+fn tasks(pid: u32) -> std::io::Result<Vec<u32>> {
+    let mut tasks = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        tasks.extend(
+            entry?
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok()),
+        );
+    }
+    Ok(tasks)
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+/// Tells targets that the reader is alive.
+fn note_look(region: &Region) {
+    let now = system::clock(system::MONOTONIC_CLOCK).unwrap_or(0);
+    region.header.seen.store(now, Ordering::Relaxed);
+}
+
+/// CPU time of a process that only told of it: at its end, or that of its samples.
+fn told_cpu(process: &Process) -> u64 {
+    let relaxed = Ordering::Relaxed;
+    let lost: u64 = process
+        .lost
+        .iter()
+        .map(|tally| tally.weight.load(relaxed))
+        .sum();
+    let sampled = process.recorded.weight.load(relaxed) + process.blocked.load(relaxed) + lost;
+    let whole = process
+        .cpu_end
+        .load(relaxed)
+        .saturating_sub(process.cpu_start.load(relaxed));
+    whole.max(sampled)
 }
 
 /// CPU time of a process, without that of the profiler's own threads in it.

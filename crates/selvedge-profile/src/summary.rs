@@ -83,6 +83,10 @@ pub struct Summary {
     pub damaged_words: u64,
     /// Processes that found no room.
     pub processes_refused: u32,
+    /// Processes in other namespaces of process ids.
+    pub elsewhere: u32,
+    /// Whether targets ended the recording, since the recorder had not looked at them for a minute.
+    pub abandoned: bool,
     /// Name and process id of programs that cannot take the agent, in processes that were recorded until then.
     pub outsiders: Vec<String>,
 }
@@ -192,6 +196,18 @@ impl Summary {
                 surplus as f64 / 1e9
             ));
         }
+        if self.elsewhere > 0 {
+            remarks.push(format!(
+                "{} processes are in another namespace of process ids: there, only threads that the agent saw begin are sampled, by the timer and itimer engines, and CPU time is what they told",
+                self.elsewhere
+            ));
+        }
+        if self.abandoned {
+            remarks.push(
+                "the recorder was stopped for more than a minute: what was recorded ends there"
+                    .into(),
+            );
+        }
         for outsider in self.outsiders.iter().take(OUTSIDERS_NAMED) {
             remarks.push(format!(
                 "{outsider} took the place of a recorded program and cannot take the agent (static, setuid or another C library): its time is not in this profile"
@@ -220,8 +236,13 @@ impl Summary {
         }
         if let Some(image) = self.images.iter().find(|image| image.engine_error != 0) {
             let why = std::io::Error::from_raw_os_error(image.engine_error);
+            let what = match image.engine_error {
+                libc::EMFILE | libc::ENFILE => "raise `ulimit -n`",
+                libc::EAGAIN => "raise `ulimit -i`",
+                _ => "see `selvedge doctor`",
+            };
             remarks.push(format!(
-                "the {} engine was refused in {} ({why}); raise `ulimit -i`, or see `selvedge doctor`",
+                "the {} engine was refused in {} ({why}); {what}",
                 self.engine.name(),
                 image.name
             ));

@@ -8,12 +8,12 @@
 //! touch `errno` (raw system calls), and is itself never interrupted: all signals are blocked in it.
 //!
 //! **Every partial state of the thread's record that a signal can meet:**
-//! 1. no record (the thread was never seen, or has just ended): nothing to write to. A request to arm claims a record and
+//! 1. no record (the thread was never seen, is being given one, or has just ended): nothing to write to. A request to arm claims a record and
 //!    arms it. A timer's or an event's signal is late, and counted so: both are armed only for threads that have a record.
 //!    `ITIMER_PROF` reaches threads that were never seen, so its signal claims a record; one that has just ended keeps it
 //!    blocked (see [`target::end_this_thread`]).
-//! 2. claimed by another thread on our behalf, not armed yet: its timer cannot have fired; a request to arm finds the
-//!    record and returns.
+//! 2. claimed by another thread on our behalf: while its fields are being written, its key is not this thread's yet, so
+//!    this is state 1; a signal is then of an engine that signals whole processes, and late. Once it is, it is state 3.
 //! 3. claimed and armed: the normal case.
 //! 4. being ended by its own thread: the signal is blocked there, so this state is never seen.
 //! 5. handed to another thread: the key says so (the thread id is compared, by a system call, never taken from the
@@ -151,6 +151,9 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
             match claimed.and_then(|index| Some((index, region.thread(index)?))) {
                 Some(claimed) => claimed,
                 None => {
+                    if !recording {
+                        disarm_process(session);
+                    }
                     return lose(
                         session,
                         if outside { Loss::NoThread } else { Loss::Late },
@@ -162,6 +165,7 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
     };
     if !recording {
         target::disarm(thread);
+        disarm_process(session);
         return lose(session, Loss::Late, 0);
     }
     // Relaxed add, then a full fence: the reader that replaced the map and sees an even number afterwards knows that a
@@ -172,6 +176,13 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
     compiler_fence(Ordering::SeqCst);
     // Release: all reads of the map are done.
     thread.sequence.fetch_add(1, Ordering::Release);
+}
+
+/// The session is over: `ITIMER_PROF` is disarmed too, where it is ours.
+fn disarm_process(session: Session) {
+    if Engine::from_code(session.process.engine.load(Ordering::Relaxed)) == Some(Engine::Itimer) {
+        let _ = system::setitimer_prof(0);
+    }
 }
 
 fn lose(session: Session, cause: Loss, weight: u64) {
@@ -206,10 +217,11 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
 
     let Some(mut place) = ring::reserve(region, index, HEADER_WORDS + MAX_FRAMES) else {
         region.ring_doorbell();
+        end_if_abandoned(region);
         return lose(session, Loss::RingFull, parts.sample);
     };
     let Some((header, frames)) = place.words().split_at_mut_checked(HEADER_WORDS) else {
-        return;
+        return lose(session, Loss::RingFull, parts.sample);
     };
     let map = current_map(region, process.map.load(Ordering::Acquire));
     let mut stack = Stack::of(thread, registers.sp);
@@ -247,6 +259,21 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
     fill(header, head, key, parts);
     if place.publish(len) {
         region.ring_doorbell();
+    }
+}
+
+/// Nanoseconds after which a reader that has not looked is taken for dead.
+const ABANDONED: u64 = 60_000_000_000;
+
+/// A full ring that nobody has looked at for a minute: the recorder was killed. The session is over for all.
+fn end_if_abandoned(region: &Region) {
+    let seen = region.header.seen.load(Ordering::Relaxed);
+    let now = system::clock(system::MONOTONIC_CLOCK).unwrap_or(0);
+    if now.saturating_sub(seen) > ABANDONED {
+        region
+            .header
+            .state
+            .store(session::STOPPED, Ordering::Relaxed);
     }
 }
 

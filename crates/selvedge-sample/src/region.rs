@@ -167,6 +167,10 @@ pub struct Header {
     pub processes_refused: AtomicU32,
     /// One more than the highest index of a process record ever claimed: the reader looks no further.
     pub processes_used: AtomicU32,
+    /// Counts processes that attached: see [`Process::ticket`].
+    pub tickets: AtomicU64,
+    /// When the reader last looked, by the monotonic clock, in nanoseconds.
+    pub seen: AtomicU64,
     /// A bit per thread record that was ever claimed: the reader touches no other (looking at one makes it cost a page).
     pub threads_used: [AtomicU64; THREADS / 64],
 }
@@ -189,6 +193,11 @@ pub struct Process {
     pub state: AtomicU32,
     /// Process id as the process itself sees it.
     pub pid: AtomicU32,
+    /// The inode of the process's namespace of process ids; 0 where it cannot be known. In another than the reader's, its
+    /// ids mean nothing to the reader, or somebody else.
+    pub namespace: AtomicU64,
+    /// The place of this image among all that have attached: of two with the same process id, the later one is alive.
+    pub ticket: AtomicU64,
     /// [`Engine`] in use: differs from the header's after a fallback.
     pub engine: AtomicU32,
     /// Error number of the first timer that the kernel refused; 0 if none.
@@ -206,7 +215,7 @@ pub struct Process {
     /// How many more stacks may be copied for the reader to walk: it grants more while there is code that it is still
     /// getting to know, so that code that can never be known does not fill the rings.
     pub raw_budget: AtomicI32,
-    /// Orders for whichever thread's handler runs next: see [`Thread::order`].
+    /// Whether there are orders for whichever thread's handler runs next: see [`Thread::bury`].
     pub orders: AtomicU32,
     /// Offset in the arena of the current module map, whose first word is its length in bytes; 0: none yet.
     pub map: AtomicU64,
@@ -226,14 +235,6 @@ pub struct Process {
     pub lost: [Tally; LOSSES],
 }
 
-/// Orders of the reader to a target about one of its threads: [`Thread::order`].
-pub mod order {
-    /// Nothing to do.
-    pub const NONE: u32 = 0;
-    /// The thread has ended without telling: delete its timer and free it.
-    pub const BURY: u32 = 1;
-}
-
 /// Words of [`Thread::scratch`].
 pub const SCRATCH_WORDS: usize = 128;
 
@@ -243,16 +244,18 @@ pub const SCRATCH_WORDS: usize = 128;
 pub struct Thread {
     /// Process index (plus one) and thread id: see [`key`]; 0 while free.
     ///
-    /// The commit point of claiming: written first, by compare-and-swap, and cleared last.
+    /// Claimed by compare-and-swap with [`CLAIMING`] set, which falls when all else is written: until then nobody takes it
+    /// for the thread's record. Cleared last.
     pub key: AtomicU64,
-    /// Counts claims of this record: what was learned of an earlier thread is told apart by it.
+    /// Counts claims of this record, from 1: what was learned of an earlier thread is told apart by it.
     pub generation: AtomicU32,
     /// 1 once `timer` is armed.
     pub armed: AtomicU32,
     /// Kernel's number of the thread's timer.
     pub timer: AtomicI32,
-    /// One of [`order`].
-    pub order: AtomicU32,
+    /// The generation of a thread that has ended without telling: whichever handler runs next deletes its timer and frees
+    /// the record, if that is still the generation.
+    pub bury: AtomicU32,
     /// Odd while the thread is in the handler: the reader reclaims a module map only when it has seen every thread of
     /// the process outside the handler since the map was replaced.
     pub sequence: AtomicU32,
@@ -351,9 +354,15 @@ pub fn key(process: u32, tid: u32) -> u64 {
     ((u64::from(process) + 1) << 32) | u64::from(tid)
 }
 
-/// Takes a key apart: process index and thread id. `None` for a free record.
+/// In a key: the record is being filled in.
+pub const CLAIMING: u64 = 1 << 63;
+
+/// Takes a key apart: process index and thread id. `None` for a record that is free or being claimed.
 #[must_use]
 pub fn unkey(key: u64) -> Option<(u32, u32)> {
+    if key & CLAIMING != 0 {
+        return None;
+    }
     let process = u32::try_from(key >> 32).ok()?.checked_sub(1)?;
     Some((process, (key & 0xffff_ffff) as u32))
 }
@@ -429,13 +438,21 @@ impl Region {
             })
     }
 
+    /// Whether a thread record was ever claimed. One that was not holds nothing.
+    #[must_use]
+    pub fn is_thread_used(&self, index: u32) -> bool {
+        let word = self.header.threads_used.get(index as usize / 64);
+        // SeqCst: whoever has published a claim sees that of another: see `target::start_thread`.
+        word.is_some_and(|word| word.load(Ordering::SeqCst) >> (index % 64) & 1 == 1)
+    }
+
     /// Notes that a thread record is in use: before its key is set.
     pub fn note_thread_used(&self, index: u32) {
         if let Some(word) = self.header.threads_used.get(index as usize / 64) {
             let bit = 1 << (index % 64);
-            // Relaxed: only spares the read-modify-write; Release: pairs with `used_threads`.
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                word.fetch_or(bit, Ordering::Release);
+            // SeqCst: as in `is_thread_used`; includes the Release that pairs with `used_threads`.
+            if word.load(Ordering::SeqCst) & bit == 0 {
+                word.fetch_or(bit, Ordering::SeqCst);
             }
         }
     }

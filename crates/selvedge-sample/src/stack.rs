@@ -1,12 +1,13 @@
 //! Reading the interrupted stack without ever faulting.
 //!
-//! **Terms.** The *bounds* of a thread are the mapping that its stack lies in, found by the reader (outside the handler)
-//! and cut at the thread's control block, which glibc puts at the top of a stack. A *window* is a copy of other memory.
+//! **Terms.** The *bounds* of a thread are the part of a mapping that its stack lies in, found by the reader (outside the
+//! handler): up to the thread's control block, which glibc puts at the top of the stacks of threads, or all of the main
+//! thread's. Other stacks have none. A *window* is a copy of other memory.
 //!
-//! **The one fact.** A thread's own stack is mapped as long as the thread runs, from its stack pointer up to its top: so
-//! an address inside the bounds and not below the stack pointer may be loaded directly, if the stack pointer is inside
-//! the bounds too, or if the walk got there from an alternate stack of the same thread (its own stack is still there
-//! below). Everything else (an alternate stack, a fiber's, garbage) goes through `process_vm_readv`, which fails
+//! **The one fact.** A thread's own stack is mapped as long as the thread runs, from its stack pointer up to its control
+//! block: so an address inside the bounds and not below the stack pointer may be loaded directly, if the stack pointer is
+//! inside the bounds too. That is the interrupted stack pointer, or, from an alternate stack, the one that the signal
+//! frame leads back to. Everything else (an alternate stack, a fiber's, garbage) goes through `process_vm_readv`, which fails
 //! instead of faulting; at most [`COPIES`] times a sample, so that its cost is bounded.
 //!
 //! **Partial states.** The bounds are published low, high, then generation (Release); the handler reads them only if the
@@ -40,21 +41,29 @@ pub struct Stack<'a> {
     copies: u32,
 }
 
+/// The bounds of a thread's stack; zeros while they are not known.
+fn bounds(thread: &Thread) -> (u64, u64) {
+    // Acquire: pairs with the reader's Release, after it wrote the bounds.
+    let known = thread.stack_generation.load(Ordering::Acquire);
+    if known != thread.generation.load(Ordering::Relaxed) {
+        return (0, 0);
+    }
+    let low = thread.stack_low.load(Ordering::Relaxed);
+    (low, thread.stack_high.load(Ordering::Relaxed))
+}
+
 impl<'a> Stack<'a> {
     /// The stack of the thread that owns `thread`, interrupted with stack pointer `sp`.
     ///
     /// Only that thread's handler may call this: the window is the thread's own memory.
     #[must_use]
     pub fn of(thread: &'a Thread, sp: u64) -> Self {
-        // Acquire: pairs with the reader's Release, after it wrote the bounds.
-        let known = thread.stack_generation.load(Ordering::Acquire)
-            == thread.generation.load(Ordering::Relaxed);
-        let (mut low, mut high) = (0, 0);
-        if known {
-            low = thread.stack_low.load(Ordering::Relaxed);
-            high = thread.stack_high.load(Ordering::Relaxed);
-        }
-        if !(low..high).contains(&sp) {
+        let (mut low, mut high) = bounds(thread);
+        let known = high != 0;
+        if (low..high).contains(&sp) {
+            low = sp;
+        } else {
+            (low, high) = (0, 0);
             // Ask the reader to look again: a grown main stack, or none known yet.
             thread.stack_hint.store(sp, Ordering::Relaxed);
             if !known {
@@ -62,8 +71,6 @@ impl<'a> Stack<'a> {
                     .thread_pointer
                     .store(system::thread_pointer(), Ordering::Relaxed);
             }
-        } else {
-            low = sp;
         }
         Self {
             thread,
@@ -104,6 +111,15 @@ impl<'a> Stack<'a> {
 }
 
 impl Memory for Stack<'_> {
+    fn moved_to(&mut self, sp: u64) {
+        let (low, high) = bounds(self.thread);
+        (self.low, self.high) = if (low..high).contains(&sp) {
+            (sp, high)
+        } else {
+            (0, 0)
+        };
+    }
+
     fn read(&mut self, address: u64) -> Option<u64> {
         if !address.is_multiple_of(8) {
             return None;

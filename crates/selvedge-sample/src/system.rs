@@ -317,6 +317,28 @@ pub fn thread_pointer() -> u64 {
     base
 }
 
+/// The inode of this process's namespace of process ids; 0 where `/proc` does not tell.
+#[must_use]
+pub fn pid_namespace() -> u64 {
+    /// `struct stat`, of which the second word is the inode number.
+    const STAT_WORDS: usize = 18;
+    const AT_FDCWD: usize = -100_isize as usize;
+    let path = b"/proc/self/ns/pid\0";
+    let mut stat = [0_u64; STAT_WORDS];
+    // SAFETY: the path is NUL-terminated; the kernel writes a `struct stat` (144 bytes) into `stat`.
+    let result = unsafe {
+        syscall4(
+            number::NEWFSTATAT,
+            [AT_FDCWD, path.as_ptr() as usize, address_mut(&mut stat), 0],
+        )
+    };
+    let [_, inode, ..] = stat;
+    if check(result).is_ok() { inode } else { 0 }
+}
+
+/// The monotonic clock, which all processes of a machine share.
+pub const MONOTONIC_CLOCK: i32 = 1;
+
 /// Reads a file into `buffer` and returns the bytes read; 0 on any failure.
 ///
 /// # Safety

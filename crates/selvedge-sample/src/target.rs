@@ -1,8 +1,8 @@
 //! What a target does: attach to a region, start and end its threads, arm their timers.
 //!
 //! Everything here may be called from a signal handler and from `fork`'s child: no lock, no allocation. A thread record
-//! is claimed for a thread id within [`PROBES`] places of that id modulo the table's size, so that a handler that knows
-//! nothing but its thread id finds its record without thread-local storage.
+//! is claimed at one of [`PROBES`] places that its process and thread id lead to, so that a handler that knows nothing
+//! else finds it without thread-local storage.
 //!
 //! # Safety
 //!
@@ -11,15 +11,18 @@
 
 use crate::record::{Head, Kind};
 use crate::region::{
-    Engine, FIRST_RAW_BUDGET, MAPS_BYTES, PROCESSES, Process, Region, THREADS, Thread, key, order,
-    process_state, session,
+    CLAIMING, Engine, FIRST_RAW_BUDGET, MAPS_BYTES, PROCESSES, Process, Region, THREADS, Thread,
+    key, process_state, session, unkey,
 };
 use crate::ring;
 use crate::system::{self, SignalAction};
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-/// Places in which the record of a thread is looked for.
-pub const PROBES: usize = 64;
+/// Places in which the record of a thread is looked for: with all but a twentieth of them taken, one of 700 threads finds
+/// none.
+pub const PROBES: u64 = 128;
+/// How often a claim is tried that another claim of the same thread gets in the way of.
+const CLAIMS: u32 = 8;
 
 /// The region that this process records into; null before it attaches. Points to memory that is never unmapped.
 static REGION: AtomicPtr<Region> = AtomicPtr::new(core::ptr::null_mut());
@@ -89,6 +92,11 @@ pub fn attach(region: &'static Region) -> Option<Session> {
     let process = region.process(index)?;
     // Relaxed: published by the store of `state` below.
     process.pid.store(system::getpid(), Ordering::Relaxed);
+    process
+        .namespace
+        .store(system::pid_namespace(), Ordering::Relaxed);
+    let ticket = header.tickets.fetch_add(1, Ordering::Relaxed);
+    process.ticket.store(ticket, Ordering::Relaxed);
     process
         .engine
         .store(header.engine.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -161,85 +169,134 @@ pub enum Base {
     Now,
 }
 
-fn places(tid: u32) -> impl Iterator<Item = u32> {
-    (0..PROBES as u32).map(move |probe| tid.wrapping_add(probe) % THREADS as u32)
+/// Where the record of a thread may be. Steps grow, so that threads whose first places are neighbours part ways; a table
+/// whose size is a power of two is covered without repetition (Knuth, TAOCP 6.4, exercise 20).
+fn places(key: u64) -> impl Iterator<Item = u32> {
+    const { assert!(THREADS.is_power_of_two()) };
+    let start = scramble(key);
+    (0..PROBES).map(move |probe| {
+        let step = probe.wrapping_mul(probe.wrapping_add(1)) / 2;
+        (start.wrapping_add(step) % THREADS as u64) as u32
+    })
+}
+
+/// The places that hold this key, perhaps while it is being claimed: those that were never used are not looked at, since
+/// looking would make them cost memory.
+fn holders(region: &Region, wanted: u64) -> impl Iterator<Item = u32> {
+    places(wanted).filter(move |&index| {
+        region.is_thread_used(index)
+            && region
+                .thread(index)
+                .is_some_and(|thread| thread.key.load(Ordering::SeqCst) & !CLAIMING == wanted)
+    })
 }
 
 /// The index of the record of thread `tid` of process record `process`, if it has one.
 #[must_use]
 pub fn find_thread(region: &Region, process: u32, tid: u32) -> Option<u32> {
     let wanted = key(process, tid);
-    // Acquire: pairs with the claim's Release in `start_thread` when another thread claimed for us.
-    places(tid).find(|&index| {
+    // SeqCst: at least an Acquire, which pairs with the Release in `start_thread` where another thread claimed for us.
+    holders(region, wanted).find(|&index| {
         region
             .thread(index)
-            .is_some_and(|thread| thread.key.load(Ordering::Acquire) == wanted)
+            .is_some_and(|thread| thread.key.load(Ordering::SeqCst) == wanted)
     })
 }
 
 /// Claims a record for a thread of this process and arms its timer. Gives back the record's index; `None` where there is
-/// no free record (counted).
+/// no free record, or where somebody else is just claiming one for the same thread.
 ///
-/// A thread that has a record already keeps it: two callers (the thread itself, and an order) never arm it twice,
-/// because the claim is one compare-and-swap of the key on a place, and both try the places in the same order. Two
-/// claims at the same instant can still take two places; the later one sees the earlier when it looks again, and gives
-/// its own back before it arms anything.
+/// **A thread never gets two records**, whoever claims at the same time (the thread itself, its handler, the reader in a
+/// profiled process of its own): a claim is published (its key, marked [`CLAIMING`]) before all places are looked at for
+/// another, and one that sees another gives its own back. Both are sequentially consistent, so of two claims at least
+/// one sees the other; if both do, both give way and try again. Nothing is armed, and no handler takes the record for its
+/// own, before that.
 pub fn start_thread(session: Session, tid: u32, base: Base) -> Option<u32> {
     let Session {
         region,
         process_index,
         process,
     } = session;
-    if let Some(index) = find_thread(region, process_index, tid) {
-        return Some(index);
-    }
     let wanted = key(process_index, tid);
-    let Some(index) = places(tid).find(|&index| {
-        region.thread(index).is_some_and(|thread| {
-            if thread.key.load(Ordering::Relaxed) != 0 {
-                return false;
-            }
-            region.note_thread_used(index);
-            // SeqCst: two claimers of the same thread each publish first and look afterwards; at least one sees the other.
-            thread
-                .key
-                .compare_exchange(0, wanted, Ordering::SeqCst, Ordering::Relaxed)
-                .is_ok()
-        })
-    }) else {
-        process.threads_refused.fetch_add(1, Ordering::Relaxed);
-        return None;
-    };
-    let thread = region.thread(index)?;
-    let first = places(tid).find(|&at| {
-        region
-            .thread(at)
-            .is_some_and(|t| t.key.load(Ordering::SeqCst) == wanted)
-    });
-    if first != Some(index) {
-        thread.key.store(0, Ordering::SeqCst);
-        return first;
+    let mut claimed = None;
+    for _ in 0..CLAIMS {
+        if let Some(index) = find_thread(region, process_index, tid) {
+            return Some(index);
+        }
+        let index = places(wanted).find(|&index| take(region, index, wanted))?;
+        if holders(region, wanted).all(|at| at == index) {
+            claimed = Some(index);
+            break;
+        }
+        region.thread(index)?.key.store(0, Ordering::SeqCst);
     }
-    thread.generation.fetch_add(1, Ordering::Relaxed);
+    let index = claimed?;
+    let thread = region.thread(index)?;
+    // Nothing that was learned of the thread before is taken for this one's: the bounds of its stack are found by these
+    // two, so they go before the generation changes.
+    thread.stack_hint.store(0, Ordering::Relaxed);
+    thread.thread_pointer.store(0, Ordering::Relaxed);
+    // Release: pairs with the reader's Acquire. 0 is nobody's generation.
+    let generation = thread.generation.load(Ordering::Relaxed).wrapping_add(1);
+    thread
+        .generation
+        .store(generation.max(1), Ordering::Release);
+    // A thread that was killed inside its handler has left it odd.
+    let sequence = thread.sequence.load(Ordering::Relaxed);
+    thread
+        .sequence
+        .store(sequence.wrapping_add(sequence & 1), Ordering::Relaxed);
     thread.armed.store(0, Ordering::Relaxed);
-    thread.order.store(order::NONE, Ordering::Relaxed);
+    thread.bury.store(0, Ordering::Relaxed);
     thread.samples.store(0, Ordering::Relaxed);
-    let own = tid == system::gettid();
-    let (sp, pointer) = if own {
-        (selvedge_arch::stack_pointer(), system::thread_pointer())
-    } else {
-        (0, 0)
-    };
-    thread.stack_hint.store(sp, Ordering::Relaxed);
-    thread.thread_pointer.store(pointer, Ordering::Relaxed);
+    if tid == system::gettid() {
+        let pointer = system::thread_pointer();
+        thread.thread_pointer.store(pointer, Ordering::Relaxed);
+        thread
+            .stack_hint
+            .store(selvedge_arch::stack_pointer(), Ordering::Relaxed);
+    }
     let accounted = match base {
         Base::Birth => 0,
         Base::Now => system::clock(system::thread_clock(tid)).unwrap_or(0),
     };
     thread.accounted.store(accounted, Ordering::Relaxed);
     process.threads.fetch_add(1, Ordering::Relaxed);
+    // Release: all of the above is the thread's.
+    thread.key.store(wanted, Ordering::SeqCst);
     arm(session, index, thread, tid);
     Some(index)
+}
+
+/// Takes a free place.
+fn take(region: &Region, index: u32, wanted: u64) -> bool {
+    let Some(thread) = region.thread(index) else {
+        return false;
+    };
+    if region.is_thread_used(index) && thread.key.load(Ordering::Relaxed) != 0 {
+        return false;
+    }
+    region.note_thread_used(index);
+    thread
+        .key
+        .compare_exchange(0, wanted | CLAIMING, Ordering::SeqCst, Ordering::Relaxed)
+        .is_ok()
+}
+
+/// Frees a thread's record, if it is still that thread's.
+pub fn free(thread: &Thread, key: u64) {
+    // Release: pairs with the next claim's Acquire; the ring and all fields are handed over.
+    let _ = thread
+        .key
+        .compare_exchange(key, 0, Ordering::SeqCst, Ordering::Relaxed);
+}
+
+/// Notes that a thread found no free record.
+pub fn note_refused(session: Session) {
+    session
+        .process
+        .threads_refused
+        .fetch_add(1, Ordering::Relaxed);
 }
 
 /// The value that a timer's signal carries: whose session, which thread record.
@@ -371,8 +428,7 @@ pub fn end_this_thread(session: Session) {
     if thread.samples.load(Ordering::Relaxed) > 0 {
         write_name(session, index, tid);
     }
-    // Release: pairs with the next claim's Acquire; the ring and all fields are handed over.
-    thread.key.store(0, Ordering::SeqCst);
+    free(thread, key(process_index, tid));
     if process.engine.load(Ordering::Relaxed) != Engine::Itimer as u32 {
         system::sigprocmask(system::Mask::Set, before);
     }
@@ -405,21 +461,14 @@ pub fn obey(session: Session) {
     if session.process.orders.swap(0, Ordering::AcqRel) == 0 {
         return;
     }
-    for thread in &session.region.threads {
-        let owner = thread.key.load(Ordering::Acquire) >> 32;
-        if owner == u64::from(session.process_index) + 1
-            && thread
-                .order
-                .compare_exchange(
-                    order::BURY,
-                    order::NONE,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
-        {
+    let threads = session.region.used_threads();
+    for thread in threads.filter_map(|index| session.region.thread(index)) {
+        let key = thread.key.load(Ordering::Acquire);
+        let is_ours = unkey(key).is_some_and(|(process, _)| process == session.process_index);
+        let generation = thread.generation.load(Ordering::Relaxed);
+        if is_ours && thread.bury.swap(0, Ordering::AcqRel) == generation {
             disarm(thread);
-            thread.key.store(0, Ordering::SeqCst);
+            free(thread, key);
         }
     }
 }

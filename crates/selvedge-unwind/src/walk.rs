@@ -25,6 +25,11 @@ pub const EXACT_PC: u64 = 1 << 63;
 pub trait Memory {
     /// The word at an address; `None` where it cannot be read.
     fn read(&mut self, address: u64) -> Option<u64>;
+
+    /// The walk has come to what a signal interrupted, whose stack pointer was `sp`: perhaps on another stack.
+    fn moved_to(&mut self, sp: u64) {
+        let _ = sp;
+    }
 }
 
 /// Why a walk ended.
@@ -370,6 +375,9 @@ impl<M: Memory> Walk<'_, M> {
         self.file = caller;
         let ip = self.file.get(register::IP, self.memory)?;
         let sp = self.file.get(register::SP, self.memory)?;
+        if rule.signal {
+            self.memory.moved_to(sp);
+        }
         self.arrive(ip, sp, rule.signal)
     }
 
