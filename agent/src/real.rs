@@ -83,6 +83,16 @@ pub(crate) static SIGIGNORE: Real = Real::new("sigignore");
 pub(crate) static SIGINTERRUPT: Real = Real::new("siginterrupt");
 pub(crate) static QUICK_EXIT: Real = Real::new("quick_exit");
 
+/// Whether the program's C library is glibc, wherever in the loader's order it is.
+pub(crate) fn is_glibc() -> bool {
+    let mut found = false;
+    object::each(|object| {
+        found = object.function(b"gnu_get_libc_version").is_some();
+        !found
+    });
+    found
+}
+
 /// Looks all of them up.
 pub(crate) fn look_up_all() {
     for real in [

@@ -27,6 +27,11 @@ static CHILDREN: AtomicU32 = AtomicU32::new(0);
 static AT_START: unsafe extern "C" fn(c_int, Strings, *mut *const c_char) = at_start;
 
 unsafe extern "C" fn at_start(_: c_int, _: Strings, envp: *mut *const c_char) {
+    // A program that is started past our hooks of `exec` gets the preload whatever its loader. musl's loads the agent, and
+    // calls this without arguments; from here on, hooks that find no session pass everything through.
+    if !real::is_glibc() {
+        return;
+    }
     // SAFETY: the program's environment, which nothing else changes before the program begins.
     let Some(value) = (unsafe { text::variable(envp, environment::SESSION) }) else {
         return;

@@ -84,6 +84,37 @@ fn musl_child() {
     }
 }
 
+/// musl's loader loads the agent too, where a program is started past the agent's hooks.
+#[test]
+fn musl_child_that_gets_the_preload_all_the_same() {
+    let workshop = Workshop::new();
+    let file = workshop.path("child.c");
+    // Calls hooked functions, which must find the real ones.
+    let source = "#include <pthread.h>\n#include <signal.h>\n#include <stdio.h>\n#include <stdlib.h>\n#include <sys/wait.h>\n#include <unistd.h>
+        void on(int signal) {} void *work(void *p) { return p; }
+        int main(int n, char **v) { pthread_t t; int s;
+          if (signal(SIGPROF, on) || pthread_create(&t, 0, work, 0)) return 1; pthread_join(t, 0);
+          if (fork() == 0) { execl(\"/bin/sh\", \"sh\", \"-c\", \"exit 5\", (char *)0); _exit(99); } wait(&s);
+          printf(\"%s %d \", getenv(\"LD_PRELOAD\") ? \"preload\" : \"none\", WEXITSTATUS(s)); return 7; }";
+    fs::write(&file, source).unwrap();
+    let child = workshop.path("child");
+    let built = Command::new("musl-gcc")
+        .arg(&file)
+        .arg("-o")
+        .arg(&child)
+        .output();
+    if !built.is_ok_and(|output| output.status.success()) {
+        return skip("musl child with the preload", "no musl-gcc here");
+    }
+    let parent = workshop.program(
+        "parent",
+        "extern char **environ; int main(int n, char **v) { return syscall(SYS_execve, v[1], v + 1, environ); }",
+    );
+    let recording = workshop.record().run([&parent, &child]).exits(7);
+    assert_eq!(recording.stdout, "preload 5 ");
+    assert_eq!(recording.foreign_messages(), Vec::<&str>::new());
+}
+
 #[test]
 fn child_with_another_loader() {
     // glibc's loader under musl's name: the predicate goes by the name, and the program can run here.
