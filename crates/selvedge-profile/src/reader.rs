@@ -64,7 +64,7 @@ pub(crate) struct Reader {
     own_threads_before: Vec<u32>,
     damaged_words: u64,
     /// Programs that took the place of one that was followed, and cannot be.
-    outsiders: Vec<String>,
+    outsiders: Vec<(u32, String)>,
     /// Processes in other namespaces of process ids.
     elsewhere: u32,
 }
@@ -203,7 +203,12 @@ impl Reader {
                 let cpu = process.cpu_start.load(Ordering::Relaxed);
                 self.finish(old, Some(cpu), Ending::Replaced);
             }
-            self.elsewhere += u32::from(image.standing == Standing::Elsewhere);
+            if image.standing == Standing::Elsewhere {
+                self.elsewhere += 1;
+            } else {
+                // It had not loaded the agent yet when it was taken for one that cannot.
+                self.outsiders.retain(|&(outsider, _)| outsider != pid);
+            }
             self.images.insert(index, image);
             self.refresh(index);
         }
@@ -312,7 +317,7 @@ impl Reader {
         // After leave was taken, what the process uses is another program's, unless the `exec` fails.
         if left_at != 0 && maps::holds_session(pid) == Some(false) {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            self.outsiders.push(format!("{} ({pid})", name.trim_end()));
+            self.outsiders.push((pid, name.trim_end().to_string()));
             return self.finish(index, Some(left_at), Ending::Replaced);
         }
         if self.stopped_after.is_some() || left_at != 0 {
@@ -561,7 +566,11 @@ impl Reader {
             elsewhere: self.elsewhere,
             abandoned: self.stopped_after.is_none()
                 && self.region.header.state.load(Ordering::Relaxed) == session::STOPPED,
-            outsiders: self.outsiders.clone(),
+            outsiders: self
+                .outsiders
+                .iter()
+                .map(|(pid, name)| format!("{name} ({pid})"))
+                .collect(),
             processes_refused: self.region.header.processes_refused.load(Ordering::Relaxed),
         }
     }

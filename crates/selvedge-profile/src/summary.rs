@@ -210,7 +210,7 @@ impl Summary {
         }
         for outsider in self.outsiders.iter().take(OUTSIDERS_NAMED) {
             remarks.push(format!(
-                "{outsider} took the place of a recorded program and cannot take the agent (static, setuid or another C library): its time is not in this profile"
+                "{outsider} took the place of a recorded program and cannot take the agent (static, setuid, another user's, or of another C library): its time is not in this profile"
             ));
         }
         if let Some(more @ 1..) = self.outsiders.len().checked_sub(OUTSIDERS_NAMED) {

@@ -483,10 +483,27 @@ pub fn leave(session: Session) {
     if session.process.recorded.count.load(Ordering::Relaxed) > 0 {
         note_mappings(session.region, session.process_index);
     }
+    account_for_blocked(session);
     session.process.cpu_end.store(
         system::clock(system::OWN_PROCESS_CLOCK).unwrap_or(0),
         Ordering::Relaxed,
     );
+}
+
+/// Where the calling thread blocks the signal, what it used since its last sample is accounted for as such: the process ends
+/// without its threads' ends.
+///
+/// The handler, which writes the same fields, cannot come in between: the signal is blocked.
+fn account_for_blocked(session: Session) {
+    let blocked = system::sigprocmask(system::Mask::Block, 0) & signal_bit(session.region) != 0;
+    let thread = find_thread(session.region, session.process_index, system::gettid())
+        .and_then(|index| session.region.thread(index));
+    let recording = session.region.header.state.load(Ordering::Relaxed) == session::RECORDING;
+    if let Some(thread) = thread.filter(|_| blocked && recording) {
+        let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
+        let rest = now.saturating_sub(thread.accounted.swap(now, Ordering::Relaxed));
+        session.process.blocked.fetch_add(rest, Ordering::Relaxed);
+    }
 }
 
 /// An `exec` after [`leave`] has failed: goes on.

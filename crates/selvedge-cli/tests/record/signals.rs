@@ -52,6 +52,25 @@ fn thread_that_blocks_the_signal_for_all_its_life_is_accounted_as_blocked() {
 }
 
 #[test]
+fn process_that_ends_with_the_signal_blocked_is_accounted_as_blocked() {
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let recording = workshop
+        .record_source(
+            &["-F", "250"],
+            "BURNER(blocked)
+             int main(void) { sigset_t s; sigfillset(&s); sigprocmask(SIG_BLOCK, &s, 0); blocked(0.5); return 0; }",
+        )
+        .exits(0);
+        within(
+            "[signals blocked]",
+            recording.row("[signals blocked]"),
+            0.45..=0.55,
+        );
+    });
+}
+
+#[test]
 fn thread_that_inherits_a_mask_of_all_signals_is_sampled() {
     best_of_three(|| {
         let workshop = Workshop::new();
