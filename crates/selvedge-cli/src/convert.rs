@@ -2,9 +2,9 @@
 
 use crate::arguments::{Convert, Flamegraph, Format};
 use crate::failure::{Failure, Result};
+use crate::streams::{self, say};
 use selvedge_pprof::flamegraph;
 use selvedge_pprof::model::Profile;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -72,7 +72,7 @@ pub(crate) fn flamegraph(options: &Flamegraph) -> Result<ExitCode> {
         .map_err(|error| Failure::unwritable(&output, error))?;
     store(&output, &bytes)?;
     if output != Path::new("-") {
-        eprintln!("selvedge: wrote {}: open it in a browser", output.display());
+        say!("selvedge: wrote {}: open it in a browser", output.display());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -113,14 +113,8 @@ fn format_of(path: &Path) -> Option<Format> {
 }
 
 fn store(path: &Path, bytes: &[u8]) -> Result<()> {
-    let written = if path == Path::new("-") {
-        match io::stdout().lock().write_all(bytes) {
-            // The reader has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other,
-        }
-    } else {
-        std::fs::write(path, bytes)
-    };
-    written.map_err(|error| Failure::unwritable(path, error))
+    if path == Path::new("-") {
+        return streams::print(bytes);
+    }
+    std::fs::write(path, bytes).map_err(|error| Failure::unwritable(path, error))
 }

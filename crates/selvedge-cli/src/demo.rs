@@ -1,5 +1,6 @@
 //! A program to profile: four threads, each with its own kind of work; in one of them, known shares.
 
+use crate::streams::say;
 use selvedge_profile::Membership;
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -15,7 +16,7 @@ type Work = fn(u64);
 /// loaded into it, and it joins the recording by itself.
 pub(crate) fn run(seconds: f64) {
     let member = Membership::from_env().unwrap_or_else(|error| {
-        eprintln!("selvedge: {error}");
+        say!("selvedge: {error}");
         None
     });
     let member = member.as_ref();
@@ -39,7 +40,7 @@ pub(crate) fn run(seconds: f64) {
                     }
                 });
             if let Err(error) = spawned {
-                eprintln!("selvedge: cannot start the thread {name}: {error}");
+                say!("selvedge: cannot start the thread {name}: {error}");
             }
         }
     });

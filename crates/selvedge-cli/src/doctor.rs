@@ -3,9 +3,9 @@
 use crate::arguments::Doctor;
 use crate::failure::{Failure, Result};
 use crate::program;
+use crate::streams;
 use selvedge_profile::{perf_permitted, tick_nanos};
 use serde::Serialize;
-use std::io::Write;
 use std::process::ExitCode;
 
 /// What was found; version 1.
@@ -60,8 +60,7 @@ pub(crate) fn run(options: &Doctor) -> Result<ExitCode> {
     } else {
         words(&findings)
     };
-    // A closed pipe is success: the reader has seen enough.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    streams::print(text.as_bytes())?;
     let sick = findings.checks.iter().any(|check| check.state == "problem");
     Ok(ExitCode::from(u8::from(sick)))
 }

@@ -8,6 +8,7 @@ mod signals;
 
 use crate::arguments::{self, Record};
 use crate::failure::{Failure, Result};
+use crate::streams::say;
 use launch::Launch;
 use output::Output;
 use progress::Progress;
@@ -67,7 +68,7 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
     let session = format!("{place}:{:016x}", running.nonce());
     for warning in &warnings {
         if !options.quiet {
-            eprintln!("selvedge: {warning}");
+            say!("selvedge: {warning}");
         }
     }
     let pid = launch.start(&agent.path, &session, &signals)?;
@@ -198,7 +199,7 @@ impl Watch<'_> {
                     }
                     if !self.options.quiet {
                         self.progress.clear();
-                        eprintln!(
+                        say!(
                             "selvedge: interrupted; waiting for CMD, then writing (again to abort)"
                         );
                     }
@@ -241,12 +242,12 @@ impl Watch<'_> {
         self.progress.clear();
         match self.output.write(&profile) {
             Ok(()) if self.options.quiet => {}
-            Ok(()) => eprintln!(
+            Ok(()) => say!(
                 "selvedge: snapshot with {} samples written to {}",
                 summary.samples(),
                 self.output.name()
             ),
-            Err(failure) => eprintln!("selvedge: {failure}"),
+            Err(failure) => say!("selvedge: {failure}"),
         }
     }
 }
@@ -270,8 +271,8 @@ fn report(
     );
     if rows > 0 && summary.samples() > 0 {
         match crate::top::table(profile, rows) {
-            Ok(table) => eprintln!("{table}"),
-            Err(failure) => eprintln!("selvedge: {failure}"),
+            Ok(table) => say!("{table}"),
+            Err(failure) => say!("selvedge: {failure}"),
         }
     }
     let engines: Vec<&str> = summary
@@ -279,7 +280,7 @@ fn report(
         .into_iter()
         .map(selvedge_profile::Engine::name)
         .collect();
-    eprintln!(
+    say!(
         "selvedge: {} samples cover {:.2} of {:.2} CPU seconds ({:.1} Hz of {:.0} asked, {} engine)",
         summary.samples(),
         summary.recorded() as f64 / 1e9,
@@ -289,10 +290,10 @@ fn report(
         engines.join("+"),
     );
     for remark in summary.remarks() {
-        eprintln!("selvedge: {remark}");
+        say!("selvedge: {remark}");
     }
     if summary.images.is_empty() {
-        eprintln!(
+        say!(
             "selvedge: the agent did not start in {}: {}",
             launch.name,
             launch.why_not()
@@ -300,7 +301,7 @@ fn report(
     }
     if let Some(path) = output.path() {
         let page = path.display();
-        eprintln!(
+        say!(
             "selvedge: wrote {page}  (selvedge top {page}; selvedge flamegraph {page}; go tool pprof -http=: {page})"
         );
     }

@@ -3,9 +3,9 @@
 use crate::arguments::Top;
 use crate::convert;
 use crate::failure::{Failure, Result};
+use crate::streams;
 use selvedge_pprof::model::Profile;
 use selvedge_pprof::report::{self, Filter, Sort, TopOptions};
-use std::io::Write;
 use std::process::ExitCode;
 
 /// Runs the command.
@@ -34,8 +34,7 @@ pub(crate) fn run(options: &Top) -> Result<ExitCode> {
     } else {
         top.to_string()
     };
-    // A closed pipe is success: the reader has seen enough.
-    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    streams::print(text.as_bytes())?;
     // 1: the file was read, but there is nothing in it.
     Ok(ExitCode::from(u8::from(top.total() == 0)))
 }

@@ -10,6 +10,7 @@ use selvedge_pprof::model::Profile;
 use selvedge_sample::region::Region;
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Base};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -276,7 +277,9 @@ impl Drop for Guard {
         };
         let report = end(running);
         if let Err(error) = report.write_pprof(&path) {
-            eprintln!(
+            // Where standard error cannot be written either, a panic would help nobody.
+            let _ = writeln!(
+                std::io::stderr(),
                 "selvedge: cannot write the profile to {}: {error}",
                 path.display()
             );

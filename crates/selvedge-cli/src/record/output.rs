@@ -1,6 +1,7 @@
 //! The file that the profile is written to: checked before CMD runs, replaced in one step.
 
 use crate::failure::{Failure, Result};
+use crate::streams;
 use selvedge_pprof::model::Profile;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -45,9 +46,13 @@ impl Output {
     /// Writes the profile.
     pub(crate) fn write(&self, profile: &Profile) -> Result<()> {
         match self {
-            Self::Standard => profile
-                .write(&mut std::io::stdout().lock())
-                .map_err(|e| Failure::unwritable(Path::new("-"), e)),
+            Self::Standard => {
+                let mut bytes = Vec::new();
+                profile
+                    .write(&mut bytes)
+                    .map_err(|e| Failure::unwritable(Path::new("-"), e))?;
+                streams::print(&bytes)
+            }
             Self::Special(path) => File::create(path)
                 .and_then(|mut file| profile.write(&mut file))
                 .map_err(|e| Failure::unwritable(path, e)),

@@ -39,17 +39,17 @@ impl Progress {
             return;
         }
         self.shown.set(true);
-        eprint!(
+        let _ = write!(
+            std::io::stderr(),
             "\r\x1b[Kselvedge: recording, {elapsed:.0} s, {} samples (Ctrl-C to stop)",
             running.samples()
         );
-        let _ = std::io::stderr().flush();
     }
 
     /// Takes the line away.
     pub(crate) fn clear(&self) {
         if self.shown.replace(false) {
-            eprint!("\r\x1b[K");
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
     }
 }

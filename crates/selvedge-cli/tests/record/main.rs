@@ -12,5 +12,6 @@ mod harness;
 mod refusals;
 mod requests;
 mod signals;
+mod streams;
 mod threads;
 mod weights;

@@ -1,0 +1,27 @@
+//! Standard output for data, standard error for words. Either may be full, closed or a broken pipe.
+
+use crate::failure::{Failure, Result};
+use std::fmt;
+use std::io::{self, Write};
+
+/// Prints a line for people, as `eprintln!` does, but for what [`line`] says.
+macro_rules! say {
+    ($($words:tt)*) => { $crate::streams::line(format_args!($($words)*)) };
+}
+pub(crate) use say;
+
+/// Writes a line to standard error. If it cannot be written, nobody reads it: what CMD does and how it ends matter more.
+pub(crate) fn line(words: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr().lock(), "{words}");
+}
+
+/// Writes data to standard output. A closed pipe is success: the reader has seen enough.
+pub(crate) fn print(data: &[u8]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(data).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::system("write standard output", error))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,66 @@
+//! Standard output and error that cannot be written: words are lost, data is not lost silently, nothing panics.
+
+use crate::harness::Workshop;
+use std::process::{Command, Output};
+
+/// Runs a line of shell in which `$S` is the command.
+pub(crate) fn shell(workshop: &Workshop, script: &str) -> Output {
+    Command::new("bash")
+        .args(["-c", script])
+        .env("S", env!("CARGO_BIN_EXE_selvedge"))
+        .current_dir(&workshop.folder)
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn status_and_lines(workshop: &Workshop, script: &str) -> (Option<i32>, usize) {
+    let output = shell(workshop, script);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains("panicked"), "{script}: {said}");
+    (output.status.code(), said.lines().count())
+}
+
+#[test]
+fn full_standard_error_keeps_the_status_of_the_program_and_the_profile() {
+    let workshop = Workshop::new();
+    let script = "$S record -o a.pb.gz -- sh -c 'exit 7' 2>/dev/full";
+    assert_eq!(status_and_lines(&workshop, script).0, Some(7));
+    assert!(workshop.path("a.pb.gz").exists());
+    let script = "$S record -- no-such-program-here 2>/dev/full";
+    assert_eq!(status_and_lines(&workshop, script).0, Some(127));
+}
+
+#[test]
+fn full_standard_output_is_one_line_and_status_2() {
+    let workshop = Workshop::new();
+    std::fs::write(workshop.path("a.collapsed"), "main;hot 3\n").unwrap();
+    for command in [
+        "completions bash",
+        "top a.collapsed",
+        "doctor",
+        "flamegraph -o - a.collapsed",
+        "convert --format collapsed a.collapsed -",
+        "record -q -o - -- true",
+        "--help",
+    ] {
+        let script = format!("$S {command} >/dev/full");
+        assert_eq!(
+            status_and_lines(&workshop, &script),
+            (Some(2), 1),
+            "{command}"
+        );
+    }
+}
+
+#[test]
+fn closed_pipe_is_success() {
+    let workshop = Workshop::new();
+    std::fs::write(workshop.path("a.collapsed"), "main;hot 3\n").unwrap();
+    for command in ["completions bash", "top a.collapsed", "doctor"] {
+        // Written after the reader is gone.
+        let script = format!("(sleep 0.2; $S {command}; echo $? >status) | true; cat status >&2");
+        let output = shell(&workshop, &script);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n", "{command}");
+    }
+}
