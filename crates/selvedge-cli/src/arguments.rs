@@ -58,7 +58,7 @@ pub(crate) struct Record {
         default_value_t = 99.0
     )]
     pub(crate) frequency: f64,
-    /// Stop recording after this time (30s, 5m); CMD runs on
+    /// Stop recording and write the profile after this time (30s, 5m); CMD runs on
     #[arg(short, long, value_name = "DURATION", value_parser = duration)]
     pub(crate) duration: Option<Duration>,
     /// What produces the signals

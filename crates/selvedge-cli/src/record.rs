@@ -72,23 +72,22 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
         }
     }
     let pid = launch.start(&agent.path, &session, &signals)?;
-    let watch = Watch {
+    let mut watch = Watch {
         options,
-        running: &running,
+        launch: &launch,
+        running: Some(running),
         output: &output,
         signals: &signals,
         pid,
         progress: Progress::new(options.quiet),
+        failed: None,
     };
     let ended = watch.wait()?;
-    if ended == Ended::Aborted {
-        return Ok(ExitCode::from(130));
+    if ended != Ended::Aborted {
+        watch.finish();
     }
-    let (profile, summary) = running.finish();
     drop(agent);
-    output.write(&profile)?;
-    report(options, &launch, &output, &profile, &summary);
-    Ok(ended.code())
+    Ok(watch.failed.map_or(ended.code(), ExitCode::from))
 }
 
 /// Where targets find the session's memory; refused where they would not find it there.
@@ -133,15 +132,19 @@ impl Ended {
 /// Everything that happens while CMD runs.
 struct Watch<'a> {
     options: &'a Record,
-    running: &'a Running,
+    launch: &'a Launch,
+    /// Until the profile is written.
+    running: Option<Running>,
     output: &'a Output,
     signals: &'a Signals,
     pid: i32,
     progress: Progress,
+    /// The status that says that the profile could not be written.
+    failed: Option<u8>,
 }
 
 impl Watch<'_> {
-    fn wait(mut self) -> Result<Ended> {
+    fn wait(&mut self) -> Result<Ended> {
         let started = Instant::now();
         let mut stop_at = self.options.duration.map(|after| started + after);
         let mut snapshot_at = self.options.every.map(|every| started + every);
@@ -150,8 +153,11 @@ impl Watch<'_> {
         loop {
             let now = Instant::now();
             if stop_at.is_some_and(|at| at <= now) {
-                self.running.stop();
-                stop_at = None;
+                self.finish();
+                if !self.options.quiet && self.failed.is_none() {
+                    say!("selvedge: recorded for the time asked; CMD runs on");
+                }
+                (stop_at, snapshot_at) = (None, None);
             }
             if let (Some(at), Some(every)) = (snapshot_at, self.options.every)
                 && at <= now
@@ -165,7 +171,9 @@ impl Watch<'_> {
                 self.progress.clear();
                 return Ok(Ended::Asked(signal));
             }
-            self.progress.show(self.running);
+            if let Some(running) = &self.running {
+                self.progress.show(running);
+            }
             let next = [stop_at, snapshot_at, give_up.map(|(at, _)| at)]
                 .into_iter()
                 .flatten()
@@ -197,7 +205,7 @@ impl Watch<'_> {
                     if !from_terminal {
                         signals::send(self.pid, libc::SIGINT);
                     }
-                    if !self.options.quiet {
+                    if !self.options.quiet && self.running.is_some() {
                         self.progress.clear();
                         say!(
                             "selvedge: interrupted; waiting for CMD, then writing (again to abort)"
@@ -222,10 +230,12 @@ impl Watch<'_> {
             signals::ended_child().map_err(|e| Failure::system("wait for CMD", e))?
         {
             let clock = selvedge_sample::system::process_clock(dead.pid.cast_unsigned());
-            self.running.process_ended(
-                dead.pid.cast_unsigned(),
-                selvedge_sample::system::clock(clock),
-            );
+            if let Some(running) = &self.running {
+                running.process_ended(
+                    dead.pid.cast_unsigned(),
+                    selvedge_sample::system::clock(clock),
+                );
+            }
             signals::reap(dead.pid);
             if dead.pid == self.pid {
                 return Ok(Some(match dead.signal {
@@ -237,8 +247,27 @@ impl Watch<'_> {
         Ok(None)
     }
 
+    /// Ends the recording and writes the profile, once.
+    fn finish(&mut self) {
+        let Some(running) = self.running.take() else {
+            return;
+        };
+        self.progress.clear();
+        let (profile, summary) = running.finish();
+        match self.output.write(&profile) {
+            Ok(()) => report(self.options, self.launch, self.output, &profile, &summary),
+            Err(failure) => {
+                say!("selvedge: {failure}");
+                self.failed = Some(failure.status);
+            }
+        }
+    }
+
     fn snapshot(&self) {
-        let (profile, summary) = self.running.snapshot();
+        let Some(running) = &self.running else {
+            return;
+        };
+        let (profile, summary) = running.snapshot();
         self.progress.clear();
         match self.output.write(&profile) {
             Ok(()) if self.options.quiet => {}

@@ -31,8 +31,17 @@ fn hot(recording: &Recording) -> f64 {
 fn duration_ends_the_recording_and_not_the_program() {
     best_of_three(|| {
         let workshop = Workshop::new();
-        let running = started(&workshop, &["-F", "250", "-d", "0.5s"], "1.5");
+        let mut running = started(&workshop, &["-F", "250", "-d", "0.5s"], "1.5");
+        running.until("profile, before the end of the program", |running| {
+            running.profile.exists().then_some(())
+        });
+        assert!(!running.output().contains("finished"), "written at its end");
         let recording = running.wait().exits(5);
+        assert!(
+            recording.stderr.contains("CMD runs on"),
+            "{}",
+            recording.stderr
+        );
         assert!(recording.stdout.ends_with("finished\n"), "ran to its end");
         assert!(
             recording.took > Duration::from_millis(1400),
@@ -230,4 +239,16 @@ fn profile_goes_to_standard_output_on_request() {
         let nanos: i64 = profile.samples.iter().map(|sample| sample.values[1]).sum();
         within("seconds", nanos as f64 / 1e9, 0.19..=0.25);
     });
+}
+
+#[test]
+fn children_started_after_the_duration_run_as_ever() {
+    let workshop = Workshop::new();
+    let recording = workshop
+        .record()
+        .options(&["-d", "200ms"])
+        .run(["sh", "-c", "sleep 0.8; ls / >/dev/null; seq 3; exit 6"])
+        .exits(6);
+    assert_eq!(recording.stdout, "1\n2\n3\n");
+    assert_eq!(recording.foreign_messages(), Vec::<&str>::new());
 }
