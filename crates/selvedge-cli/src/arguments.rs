@@ -80,7 +80,7 @@ pub(crate) struct Record {
     #[arg(short, long)]
     pub(crate) quiet: bool,
     /// The program and its arguments [default: a bundled demo]
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
+    #[arg(trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
 
@@ -300,6 +300,44 @@ mod tests {
         assert_eq!(signal("SIGRTMIN+3"), Ok(libc::SIGRTMIN() + 3));
         for wrong in ["SIGKILL", "9", "SIGSEGV", "11", "0", "65", "RTMIN+99", "x"] {
             assert!(signal(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn options_end_where_the_command_begins() {
+        let record = |words: &[&str]| {
+            let words = ["selvedge", "record"].iter().chain(words);
+            match Cli::try_parse_from(words).map(|cli| cli.command) {
+                Ok(Command::Record(record)) => Ok(record),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error.exit_code()),
+            }
+        };
+        let attached = record(&["-F999", "-d1s", "-oX", "--", "prog"]).unwrap();
+        assert_eq!(attached.frequency, 999.0);
+        assert_eq!(attached.duration, Some(Duration::from_secs(1)));
+        assert_eq!(attached.output, Some("X".into()));
+        assert_eq!(attached.command, ["prog"]);
+        for typo in [
+            &["--durationn", "1s", "prog"][..],
+            &["-x", "prog"],
+            &["-F999x", "prog"],
+            &["-x", "--", "prog"],
+        ] {
+            assert_eq!(record(typo).unwrap_err(), 2, "{typo:?}");
+        }
+        for (words, command) in [
+            (&["prog", "-F999", "-x"][..], &["prog", "-F999", "-x"][..]),
+            (&["prog", "--", "-x"], &["prog", "--", "-x"]),
+            (&["--", "-x", "--", "-d1s"], &["-x", "--", "-d1s"]),
+            (
+                &["-q", "prog", "--help", "-o", "x"],
+                &["prog", "--help", "-o", "x"],
+            ),
+        ] {
+            let parsed = record(words).unwrap();
+            assert_eq!(parsed.command, command);
+            assert_eq!((parsed.frequency, parsed.output), (99.0, None));
         }
     }
 }
