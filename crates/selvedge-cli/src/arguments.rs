@@ -47,7 +47,7 @@ Exit status: that of CMD (128+n if signal n ended it), 126 if CMD cannot be run,
 Signals: SIGUSR2 writes a snapshot and goes on. The first Ctrl-C reaches CMD and keeps the data; a second one aborts."
 )]
 pub(crate) struct Record {
-    /// File to write [default: selvedge-NAME-TIME.pb.gz]
+    /// File to write; a file of that name is replaced [default: selvedge-NAME-TIME.pb.gz, a new one]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     /// Samples per second of CPU time

@@ -1,12 +1,17 @@
-//! The file that the profile is written to: checked before CMD runs, replaced in one step.
+//! The file that the profile is written to: checked before CMD runs, replaced in one step. One that nobody named replaces
+//! nothing: it gets a number where its name is taken.
 
 use crate::failure::{Failure, Result};
 use crate::streams;
 use selvedge_pprof::model::Profile;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::cell::OnceCell;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
+
+/// How the names that we choose end.
+const ENDING: &str = ".pb.gz";
 
 /// Where to write.
 #[derive(Debug)]
@@ -15,6 +20,8 @@ pub(crate) enum Output {
     Standard,
     /// A file that is replaced whole.
     File(PathBuf),
+    /// A file whose name we chose, and what it is really called once it is written.
+    Chosen(PathBuf, OnceCell<PathBuf>),
     /// Something that cannot be replaced: a pipe, a device.
     Special(PathBuf),
 }
@@ -40,7 +47,10 @@ impl Output {
         let written = File::create(&trial).map(|_| ());
         let _ = fs::remove_file(&trial);
         written.map_err(|error| Failure::unwritable(&path, error))?;
-        Ok(Self::File(path))
+        Ok(match asked {
+            Some(_) => Self::File(path),
+            None => Self::Chosen(path, OnceCell::new()),
+        })
     }
 
     /// Writes the profile.
@@ -57,18 +67,19 @@ impl Output {
                 .and_then(|mut file| profile.write(&mut file))
                 .map_err(|e| Failure::unwritable(path, e)),
             Self::File(path) => {
-                let unfinished = unfinished(path);
-                let written = File::create(&unfinished)
-                    .and_then(|file| {
-                        let mut file = BufWriter::new(file);
-                        profile.write(&mut file)?;
-                        file.flush()
-                    })
-                    .and_then(|()| fs::rename(&unfinished, path));
-                written.map_err(|error| {
-                    let _ = fs::remove_file(&unfinished);
-                    Failure::unwritable(path, error)
-                })
+                replace(path, profile).map_err(|error| Failure::unwritable(path, error))
+            }
+            Self::Chosen(wanted, claimed) => {
+                if let Some(path) = claimed.get() {
+                    return replace(path, profile).map_err(|e| Failure::unwritable(path, e));
+                }
+                let path = claim(wanted).map_err(|e| Failure::unwritable(wanted, e))?;
+                replace(&path, profile).map_err(|error| {
+                    let _ = fs::remove_file(&path);
+                    Failure::unwritable(&path, error)
+                })?;
+                let _ = claimed.set(path);
+                Ok(())
             }
         }
     }
@@ -84,6 +95,41 @@ impl Output {
         match self {
             Self::Standard => None,
             Self::File(path) | Self::Special(path) => Some(path),
+            Self::Chosen(wanted, claimed) => Some(claimed.get().unwrap_or(wanted)),
+        }
+    }
+}
+
+/// Writes a file beside `path` and puts it in its place.
+fn replace(path: &Path, profile: &Profile) -> io::Result<()> {
+    let unfinished = unfinished(path);
+    let written = File::create(&unfinished)
+        .and_then(|file| {
+            let mut file = BufWriter::new(file);
+            profile.write(&mut file)?;
+            file.flush()
+        })
+        .and_then(|()| fs::rename(&unfinished, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
+}
+
+/// Makes an empty file of a name that nobody has: `wanted`, or with `-2`, `-3`, … before the ending.
+fn claim(wanted: &Path) -> io::Result<PathBuf> {
+    let name = wanted.to_string_lossy();
+    let stem = name.strip_suffix(ENDING).unwrap_or(&name);
+    let mut number = 1;
+    loop {
+        let path = match number {
+            1 => wanted.to_path_buf(),
+            _ => format!("{stem}-{number}{ENDING}").into(),
+        };
+        match OpenOptions::new().write(true).create_new(true).open(&path) {
+            Ok(_) => return Ok(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(error),
         }
     }
 }
@@ -110,7 +156,7 @@ fn default_name(program: &str) -> PathBuf {
             }
         })
         .collect();
-    format!("selvedge-{program}-{}.pb.gz", timestamp(seconds)).into()
+    format!("selvedge-{program}-{}{ENDING}", timestamp(seconds)).into()
 }
 
 /// Days to a date: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
@@ -146,5 +192,19 @@ mod tests {
         assert_eq!(timestamp(0), "19700101-000000");
         assert_eq!(timestamp(951_782_400), "20000229-000000");
         assert_eq!(timestamp(1_795_550_399), "20261124-195959");
+    }
+
+    #[test]
+    fn names_that_are_taken_are_numbered() {
+        let folder = std::env::temp_dir().join(format!("selvedge-claim-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let wanted = folder.join("selvedge-a-TIME.pb.gz");
+        let claimed: Vec<_> = (0..3).map(|_| claim(&wanted).unwrap()).collect();
+        let names = ["a-TIME", "a-TIME-2", "a-TIME-3"];
+        assert_eq!(
+            claimed,
+            names.map(|name| folder.join(format!("selvedge-{name}.pb.gz")))
+        );
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

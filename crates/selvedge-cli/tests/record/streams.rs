@@ -64,3 +64,21 @@ fn closed_pipe_is_success() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "0\n", "{command}");
     }
 }
+
+#[test]
+fn recordings_of_one_program_in_one_second_keep_their_files() {
+    let workshop = Workshop::new();
+    // More than fit into two seconds' worth of names.
+    let script = "for i in 1 2 3 4 5 6; do $S record -q --every 50ms -- sleep 0.2 & done; wait";
+    assert_eq!(status_and_lines(&workshop, script), (Some(0), 0));
+    let files: Vec<_> = std::fs::read_dir(&workshop.folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(files.len(), 6, "{files:?}");
+    for file in &files {
+        assert!(file.ends_with(".pb.gz"), "{file}");
+        let bytes = std::fs::read(workshop.path(file)).unwrap();
+        selvedge_pprof::model::Profile::read(&bytes).unwrap();
+    }
+}
