@@ -87,11 +87,7 @@ pub fn read(bytes: &[u8]) -> Result<Profile, Error> {
         .zip(text.lines())
         .filter(|(_, line)| !line.trim().is_empty())
     {
-        let (stack, value) = line
-            .trim_end()
-            .rsplit_once(' ')
-            .and_then(|(stack, value)| Some((stack, value.parse::<i64>().ok()?)))
-            .ok_or_else(|| {
+        let (stack, value) = stack_and_value(line).ok_or_else(|| {
                 Error::malformed(format!(
                     "reading collapsed stacks: line {number} does not end in a space and a whole number; check that \
                      this is `root;…;leaf value`"
@@ -102,6 +98,22 @@ pub fn read(bytes: &[u8]) -> Result<Profile, Error> {
         builder.sample(&locations, &[value], &[]);
     }
     Ok(builder.finish())
+}
+
+/// Whether `bytes` look like this format: text (which `profile.proto` is not: its first string is empty, which is written
+/// as a byte 0), with a number at the end of the first line that is not empty.
+pub(crate) fn is_collapsed(bytes: &[u8]) -> bool {
+    let first = bytes
+        .split(|&byte| byte == b'\n')
+        .map(<[u8]>::trim_ascii_end)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default();
+    !bytes.contains(&0) && stack_and_value(&String::from_utf8_lossy(first)).is_some()
+}
+
+fn stack_and_value(line: &str) -> Option<(&str, i64)> {
+    let (stack, value) = line.trim_end().rsplit_once(' ')?;
+    Some((stack, value.parse().ok()?))
 }
 
 fn location(builder: &mut ProfileBuilder, name: &str) -> usize {

@@ -27,7 +27,8 @@
 //! | to | see |
 //! |---|---|
 //! | put a profile together | [`ProfileBuilder`] |
-//! | read `profile.proto` or the legacy CPU format | [`Profile::read`](model::Profile::read) |
+//! | read a profile of any format | [`Profile::read`](model::Profile::read) |
+//! | add profiles up | [`Profile::merge`](model::Profile::merge) |
 //! | write `.pb.gz` | [`Profile::write`](model::Profile::write) |
 //! | write the legacy CPU format | [`legacy::write`] |
 //! | read and write collapsed stacks | [`collapsed`] |
@@ -51,6 +52,7 @@ mod error;
 pub mod flamegraph;
 mod frame;
 pub mod legacy;
+mod merge;
 pub mod model;
 mod proto;
 pub mod report;

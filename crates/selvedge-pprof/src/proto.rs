@@ -12,10 +12,10 @@ use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use crate::error::Error;
-use crate::legacy;
 use crate::model::{
     Function, Label, LabelValue, Line, Location, Mapping, Profile, Sample, ValueType,
 };
+use crate::{collapsed, legacy};
 
 /// The longest profile that is decompressed, in bytes.
 const MAX_DECOMPRESSED: u64 = 512 << 20;
@@ -24,14 +24,14 @@ const MAX_DECOMPRESSED: u64 = 512 << 20;
 const MAX_DECODED: usize = 2 << 30;
 
 impl Profile {
-    /// Reads a profile: `profile.proto` or the legacy binary CPU format, each of them gzipped or not.
+    /// Reads a profile: `profile.proto`, the legacy binary CPU format or collapsed stacks, each of them gzipped or not.
     ///
     /// Nothing in `bytes` can make this panic. A file that would need more than a few gigabytes of memory is refused.
     /// Text that is not UTF-8 gets U+FFFD in the place of what is wrong.
     ///
     /// # Errors
     ///
-    /// If `bytes` is neither format, contradicts itself, or is too large.
+    /// If `bytes` is of no such format, contradicts itself, or is too large.
     pub fn read(bytes: &[u8]) -> Result<Self, Error> {
         if !bytes.starts_with(&[0x1f, 0x8b]) {
             return read_plain(bytes);
@@ -91,6 +91,16 @@ fn read_plain(bytes: &[u8]) -> Result<Profile, Error> {
     if legacy::is_legacy(bytes) {
         return legacy::read(bytes);
     }
+    if collapsed::is_collapsed(bytes) {
+        return collapsed::read(bytes);
+    }
+    for (mark, name) in [("{", "JSON"), ("<", "HTML")] {
+        if bytes.trim_ascii_start().starts_with(mark.as_bytes()) {
+            return Err(Error::malformed(format!(
+                "reading a profile: it is {name}, which can be written only; read the profile that it was made from"
+            )));
+        }
+    }
     check_decoded_size(bytes, MAX_DECODED).map_err(|()| {
         Error::too_large(format!(
             "reading a profile: decoded, it would take more than {MAX_DECODED} bytes; record for a shorter time"
@@ -98,7 +108,7 @@ fn read_plain(bytes: &[u8]) -> Result<Profile, Error> {
     })?;
     let message = wire::Profile::decode(bytes).map_err(|error| {
         Error::malformed(
-            "reading a profile: it is neither profile.proto nor the legacy CPU format; check that this is a profile",
+            "reading a profile: it is neither profile.proto, the legacy CPU format nor collapsed stacks; check that this is a profile",
         )
         .caused_by(error)
     })?;

@@ -543,3 +543,17 @@ fn pseudo_frames_in_legacy_files_are_named_by_pprof() {
         ]
     );
 }
+
+#[test]
+fn several_profiles_are_added_up_as_pprof_does() {
+    let Some(go) = go() else { return };
+    let profiles = vec![synthetic(5), synthetic(6)];
+    let first = profile_file("merge-1.pb.gz", &profiles[0]);
+    let second = profile_file("merge-2.pb.gz", &profiles[1]);
+    let theirs = pprof(&go, &["-top", first.to_str().unwrap()], &second);
+    let merged = Profile::merge(profiles).unwrap();
+    let ours = Top::new(&merged, &TopOptions::default())
+        .unwrap()
+        .to_string();
+    assert_eq!(ours, theirs);
+}
