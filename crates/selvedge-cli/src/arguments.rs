@@ -27,7 +27,7 @@ pub(crate) enum Command {
     Top(Top),
     /// Make a flame graph: one self-contained HTML page
     Flamegraph(Flamegraph),
-    /// Convert between profile formats, by the names' endings
+    /// Convert between profile formats
     Convert(Convert),
     /// Say which engine will be used and why, and which limits apply here
     Doctor(Doctor),
@@ -41,13 +41,13 @@ pub(crate) enum Command {
 /// Run a program and record where its CPU time goes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "The profile is gzipped profile.proto: `go tool pprof`, speedscope and `selvedge top` read it.\n\
+    after_help = "A .pb.gz is gzipped profile.proto: `go tool pprof`, speedscope and `selvedge top` read it.\n\
 Exit status: that of CMD (128+n if signal n ended it), 126 if CMD cannot be run, 127 if it is not found,\n\
 2 for errors of selvedge itself.\n\n\
 Signals: SIGUSR2 writes a snapshot and goes on. The first Ctrl-C reaches CMD and keeps the data; a second one aborts."
 )]
 pub(crate) struct Record {
-    /// File to write; a file of that name is replaced [default: selvedge-NAME-TIME.pb.gz, a new one]
+    /// File to write, by its ending in a format of `selvedge convert` (else .pb.gz); replaced where it exists; - for standard output [default: selvedge-NAME-TIME.pb.gz, a new one]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     /// Samples per second of CPU time
@@ -100,9 +100,9 @@ pub(crate) enum Engine {
 /// Show the functions that use the most CPU time.
 #[derive(Debug, Args)]
 pub(crate) struct Top {
-    /// Profile to read
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
+    /// Profile to read, - for standard input; several are added up
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
     /// Sort by the time in functions and what they call, instead of in functions themselves
     #[arg(long)]
     pub(crate) cum: bool,
@@ -144,29 +144,29 @@ pub(crate) struct Top {
 /// Make a flame graph: one self-contained HTML page.
 #[derive(Debug, Args)]
 pub(crate) struct Flamegraph {
-    /// Profile to read
-    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) file: PathBuf,
-    /// Page to write; - for standard output [default: FILE with the ending .html]
+    /// Profile to read, - for standard input; several are added up
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) files: Vec<PathBuf>,
+    /// Page to write; - for standard output [default: the first FILE with the ending .html]
     #[arg(short, long, value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
-    /// Title of the page [default: the name of FILE]
+    /// Title of the page [default: the name of the first FILE]
     #[arg(long)]
     pub(crate) title: Option<String>,
 }
 
-/// Convert between profile formats, by the names' endings.
+/// Convert between profile formats.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Endings: .pb.gz and .pb (profile.proto), .prof (legacy gperftools CPU profile),\n\
+    after_help = "FROM tells its format by its contents, TO by its ending: .pb.gz and .pb (profile.proto), .prof (legacy gperftools CPU profile),\n\
 .collapsed and .folded (one stack a line), .speedscope.json (write only), .html (flame graph, write only)."
 )]
 pub(crate) struct Convert {
-    /// Profile to read
-    #[arg(value_name = "FROM", value_hint = ValueHint::FilePath)]
-    pub(crate) from: PathBuf,
-    /// File to write
-    #[arg(value_name = "TO", value_hint = ValueHint::FilePath)]
+    /// Profile to read, - for standard input; several are added up
+    #[arg(required = true, value_name = "FROM", value_hint = ValueHint::FilePath)]
+    pub(crate) from: Vec<PathBuf>,
+    /// File to write, - for standard output
+    #[arg(required = true, value_name = "TO", value_hint = ValueHint::FilePath)]
     pub(crate) to: PathBuf,
     /// Format to write, whatever the name says
     #[arg(long, value_name = "FORMAT", value_enum)]

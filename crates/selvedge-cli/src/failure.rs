@@ -74,13 +74,10 @@ impl Failure {
         )
     }
 
-    pub(crate) fn unwritable(path: &Path, error: io::Error) -> Self {
+    pub(crate) fn unwritable(path: &Path, error: io::Error, advice: &str) -> Self {
         Self::new(
             2,
-            format!(
-                "cannot write {}: {error}; choose another file with -o",
-                path.display()
-            ),
+            format!("cannot write {}: {error}; {advice}", path.display()),
         )
     }
 

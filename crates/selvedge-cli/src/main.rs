@@ -6,6 +6,8 @@ mod convert;
 mod demo;
 mod doctor;
 mod failure;
+mod format;
+mod input;
 mod program;
 mod record;
 mod streams;

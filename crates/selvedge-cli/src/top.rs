@@ -1,8 +1,8 @@
 //! `selvedge top`: the functions that use the most CPU time.
 
 use crate::arguments::Top;
-use crate::convert;
 use crate::failure::{Failure, Result};
+use crate::input;
 use crate::streams;
 use selvedge_pprof::model::Profile;
 use selvedge_pprof::report::{self, Filter, Sort, TopOptions};
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 /// Runs the command.
 pub(crate) fn run(options: &Top) -> Result<ExitCode> {
-    let profile = convert::read(&options.file)?;
+    let profile = input::read(&options.files)?;
     let regex = |option: &Option<String>| option.clone().unwrap_or_default();
     let wanted = TopOptions {
         sample_index: regex(&options.sample_index),

@@ -1,17 +1,19 @@
 //! The file that the profile is written to: checked before CMD runs, replaced in one step. One that nobody named replaces
 //! nothing: it gets a number where its name is taken.
 
+use crate::arguments::Format;
 use crate::failure::{Failure, Result};
-use crate::streams;
+use crate::{format, streams};
 use selvedge_pprof::model::Profile;
 use std::cell::OnceCell;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// How the names that we choose end.
 const ENDING: &str = ".pb.gz";
+const ADVICE: &str = "choose another file with -o";
 
 /// Where to write.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ impl Output {
         let trial = unfinished(&path);
         let written = File::create(&trial).map(|_| ());
         let _ = fs::remove_file(&trial);
-        written.map_err(|error| Failure::unwritable(&path, error))?;
+        written.map_err(|error| Failure::unwritable(&path, error, ADVICE))?;
         Ok(match asked {
             Some(_) => Self::File(path),
             None => Self::Chosen(path, OnceCell::new()),
@@ -55,28 +57,25 @@ impl Output {
 
     /// Writes the profile.
     pub(crate) fn write(&self, profile: &Profile) -> Result<()> {
+        let path = self.path().unwrap_or(Path::new("-"));
+        let format = Format::of(path).unwrap_or(Format::Pprof);
+        let title = path.file_name().unwrap_or_default().to_string_lossy();
+        let bytes = format::encode(profile, format, path, &title).map_err(Failure::own)?;
+        let unwritable = |error| Failure::unwritable(path, error, ADVICE);
         match self {
-            Self::Standard => {
-                let mut bytes = Vec::new();
-                profile
-                    .write(&mut bytes)
-                    .map_err(|e| Failure::unwritable(Path::new("-"), e))?;
-                streams::print(&bytes)
-            }
+            Self::Standard => streams::print(&bytes),
             Self::Special(path) => File::create(path)
-                .and_then(|mut file| profile.write(&mut file))
-                .map_err(|e| Failure::unwritable(path, e)),
-            Self::File(path) => {
-                replace(path, profile).map_err(|error| Failure::unwritable(path, error))
-            }
+                .and_then(|mut file| file.write_all(&bytes))
+                .map_err(unwritable),
+            Self::File(path) => replace(path, &bytes).map_err(unwritable),
             Self::Chosen(wanted, claimed) => {
                 if let Some(path) = claimed.get() {
-                    return replace(path, profile).map_err(|e| Failure::unwritable(path, e));
+                    return replace(path, &bytes).map_err(unwritable);
                 }
-                let path = claim(wanted).map_err(|e| Failure::unwritable(wanted, e))?;
-                replace(&path, profile).map_err(|error| {
+                let path = claim(wanted).map_err(unwritable)?;
+                replace(&path, &bytes).map_err(|error| {
                     let _ = fs::remove_file(&path);
-                    Failure::unwritable(&path, error)
+                    unwritable(error)
                 })?;
                 let _ = claimed.set(path);
                 Ok(())
@@ -101,14 +100,10 @@ impl Output {
 }
 
 /// Writes a file beside `path` and puts it in its place.
-fn replace(path: &Path, profile: &Profile) -> io::Result<()> {
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let unfinished = unfinished(path);
     let written = File::create(&unfinished)
-        .and_then(|file| {
-            let mut file = BufWriter::new(file);
-            profile.write(&mut file)?;
-            file.flush()
-        })
+        .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(&unfinished, path));
     if written.is_err() {
         let _ = fs::remove_file(&unfinished);

@@ -10,6 +10,7 @@ mod foreign;
 mod harmless;
 mod harness;
 mod refusals;
+mod reports;
 mod requests;
 mod signals;
 mod streams;
