@@ -1,7 +1,7 @@
 //! `selvedge convert` and `selvedge flamegraph`: one format into another.
 
 use crate::arguments::{Convert, Flamegraph, Format};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shown};
 use crate::streams::{self, say};
 use crate::{format, input};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ pub(crate) fn run(options: &Convert) -> Result<ExitCode> {
     let format = options.format.or_else(|| Format::of(&options.to)).ok_or_else(|| {
         Failure::usage(&format!(
             "cannot tell the format of {} by its name: end it in .pb.gz, .prof, .collapsed, .speedscope.json or .html, or use --format",
-            options.to.display()
+            shown(&options.to)
         ))
     })?;
     let profile = input::read(&options.from)?;
@@ -33,7 +33,7 @@ pub(crate) fn flamegraph(options: &Flamegraph) -> Result<ExitCode> {
     let bytes = format::encode(&profile, Format::Html, &output, &title).map_err(Failure::own)?;
     store(&output, &bytes, "choose another file with -o")?;
     if output != Path::new("-") {
-        say!("selvedge: wrote {}: open it in a browser", output.display());
+        say!("selvedge: wrote {}: open it in a browser", shown(&output));
     }
     Ok(ExitCode::SUCCESS)
 }

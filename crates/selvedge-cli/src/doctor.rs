@@ -1,7 +1,7 @@
 //! `selvedge doctor`: which engine will be used here and why, which limits apply, how to lift each.
 
 use crate::arguments::Doctor;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shown};
 use crate::program;
 use crate::streams;
 use selvedge_profile::{perf_permitted, tick_nanos};
@@ -175,23 +175,15 @@ fn frequency_of_signal() -> Check {
 }
 
 fn loadable(command: &std::ffi::OsStr) -> Check {
-    let Some(path) = program::find(command) else {
-        return Check::new(
-            "program",
-            "problem",
-            format!("{} is not found", command.display()),
-            None,
-        );
+    let path = match program::find(command) {
+        Ok(path) => path,
+        Err(failure) => return Check::new("program", "problem", failure.to_string(), None),
     };
+    let name = shown(&path);
     match program::obstacle(&path) {
-        None => Check::new(
-            "program",
-            "ok",
-            format!("{} can be recorded", path.display()),
-            None,
-        ),
+        None => Check::new("program", "ok", format!("{name} can be recorded"), None),
         Some(obstacle) => {
-            let found = format!("{} cannot be recorded: {obstacle}", path.display());
+            let found = format!("{name} cannot be recorded: {obstacle}");
             Check::new("program", "problem", found, Some(obstacle.advice()))
         }
     }

@@ -1,9 +1,29 @@
 //! Failures of the command: one line that says what to do, and an exit status.
 
 use crate::program::Obstacle;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+
+/// A name for a message: what could change a terminal, or is no text, is escaped.
+pub(crate) fn shown(name: impl AsRef<OsStr>) -> String {
+    let mut text = String::new();
+    for chunk in name.as_ref().as_bytes().utf8_chunks() {
+        for char in chunk.valid().chars() {
+            if char.is_control() {
+                text.extend(char.escape_default());
+            } else {
+                text.push(char);
+            }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    text
+}
 
 /// A failure.
 #[derive(Debug)]
@@ -48,40 +68,46 @@ impl Failure {
         Self::new(2, message.into())
     }
 
-    pub(crate) fn not_found(name: &str) -> Self {
-        Self::new(127, format!("{name}: command not found"))
+    pub(crate) fn not_found(program: &OsStr) -> Self {
+        Self::new(127, format!("{}: command not found", shown(program)))
     }
 
-    pub(crate) fn not_executable(name: &str) -> Self {
-        Self::new(
-            126,
-            format!("{name}: not executable; check its permissions"),
-        )
+    pub(crate) fn folder(program: &OsStr) -> Self {
+        let words = format!("{}: is a folder; name a program", shown(program));
+        Self::new(126, words)
     }
 
-    pub(crate) fn cannot_run(name: &str, error: io::Error) -> Self {
-        Self::new(126, format!("{name}: cannot be run: {error}"))
+    /// The system does not find or run the program.
+    pub(crate) fn cannot_run(program: &OsStr, error: &io::Error) -> Self {
+        let status = if error.kind() == io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        };
+        let words = format!("{}: cannot be run: {error}", shown(program));
+        Self::new(status, words)
     }
 
-    pub(crate) fn cannot_load(path: &Path, obstacle: &Obstacle) -> Self {
-        Self::new(
-            2,
-            format!(
-                "cannot record {}: {obstacle}; {}",
-                path.display(),
-                obstacle.advice()
-            ),
-        )
+    /// The program cannot be run, or the agent cannot be loaded into it.
+    pub(crate) fn cannot_load(program: &OsStr, obstacle: &Obstacle) -> Self {
+        let (status, what) = match obstacle {
+            Obstacle::NoInterpreter(_) => (127, "run"),
+            Obstacle::NotExecutable | Obstacle::InterpreterNotExecutable(_) => (126, "run"),
+            _ => (2, "record"),
+        };
+        let (program, advice) = (shown(program), obstacle.advice());
+        let words = format!("cannot {what} {program}: {obstacle}; {advice}");
+        Self::new(status, words)
     }
 
     pub(crate) fn unwritable(path: &Path, error: io::Error, advice: &str) -> Self {
         Self::new(
             2,
-            format!("cannot write {}: {error}; {advice}", path.display()),
+            format!("cannot write {}: {error}; {advice}", shown(path)),
         )
     }
 
     pub(crate) fn unreadable(path: &Path, error: impl fmt::Display) -> Self {
-        Self::new(2, format!("cannot read {}: {error}", path.display()))
+        Self::new(2, format!("cannot read {}: {error}", shown(path)))
     }
 }

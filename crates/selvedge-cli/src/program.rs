@@ -1,5 +1,6 @@
 //! Programs as files: where they are, and whether the agent can be loaded into them.
 
+use crate::failure::{Failure, Result, shown};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PT_INTERP};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -16,6 +17,10 @@ use std::path::{Path, PathBuf};
 pub(crate) enum Obstacle {
     /// It cannot be executed.
     NotExecutable,
+    /// The program that is to run it is missing.
+    NoInterpreter(PathBuf),
+    /// The program that is to run it cannot be executed.
+    InterpreterNotExecutable(PathBuf),
     /// It cannot be read.
     Unreadable(String),
     /// No dynamic loader.
@@ -32,13 +37,20 @@ impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotExecutable => f.write_str("it is not executable"),
+            Self::NoInterpreter(path) => {
+                write!(f, "its interpreter {} is missing", shown(path))
+            }
+            Self::InterpreterNotExecutable(path) => {
+                write!(f, "its interpreter {} is not executable", shown(path))
+            }
             Self::Unreadable(why) => write!(f, "it cannot be read ({why})"),
             Self::Static => {
                 f.write_str("it is statically linked, so no agent can be loaded into it")
             }
             Self::OtherLibc(loader) => write!(
                 f,
-                "it uses another C library than glibc (its loader is {loader})"
+                "it uses another C library than glibc (its loader is {})",
+                shown(loader)
             ),
             Self::OtherMachine => f.write_str("it is not a 64-bit x86 program"),
             Self::Privileged => {
@@ -60,15 +72,27 @@ impl Obstacle {
             Self::Privileged => "run it as its owner, from a copy without those bits",
             Self::OtherMachine => "record a 64-bit build of it",
             Self::NotExecutable | Self::Unreadable(_) => "check its permissions",
+            Self::NoInterpreter(_) => "install it, or correct the program's first line",
+            Self::InterpreterNotExecutable(_) => "check the permissions of that",
         }
     }
 }
 
 /// Finds a program as the shell does.
-pub(crate) fn find(program: &OsStr) -> Option<PathBuf> {
-    if program.as_bytes().contains(&b'/') {
-        return Some(PathBuf::from(program)).filter(|path| path.exists());
+pub(crate) fn find(program: &OsStr) -> Result<PathBuf> {
+    let path = PathBuf::from(program);
+    let is_path = program.as_bytes().contains(&b'/') || path.file_name().is_none();
+    if is_path && !program.is_empty() {
+        return match path.metadata() {
+            Ok(facts) if facts.is_dir() => Err(Failure::folder(program)),
+            Ok(_) => Ok(path),
+            Err(error) => Err(Failure::cannot_run(program, &error)),
+        };
     }
+    search(program).ok_or_else(|| Failure::not_found(program))
+}
+
+fn search(program: &OsStr) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     let mut found = std::env::split_paths(&path)
         .map(|folder| folder.join(program))
@@ -88,9 +112,13 @@ fn is_executable(path: &Path) -> bool {
 /// Why the agent cannot be loaded into the program at `path`; `None` if it can. Scripts are judged by their interpreter.
 pub(crate) fn obstacle(path: &Path) -> Option<Obstacle> {
     let mut path = path.to_path_buf();
-    for _ in 0..5 {
+    for depth in 0..5 {
         if !is_executable(&path) {
-            return Some(Obstacle::NotExecutable);
+            return Some(match (depth, path.exists()) {
+                (0, _) => Obstacle::NotExecutable,
+                (_, true) => Obstacle::InterpreterNotExecutable(path),
+                (_, false) => Obstacle::NoInterpreter(path),
+            });
         }
         let mut head = Vec::new();
         if let Err(error) =
@@ -142,11 +170,11 @@ fn elf_obstacle(path: &Path, head: &[u8]) -> Option<Obstacle> {
     let loader = String::from_utf8_lossy(loader)
         .trim_end_matches('\0')
         .to_string();
-    if loader.contains("ld-linux-x86-64") {
-        None
-    } else {
-        Some(Obstacle::OtherLibc(loader))
+    if !loader.contains("ld-linux-x86-64") {
+        return Some(Obstacle::OtherLibc(loader));
     }
+    let missing = !Path::new(&loader).exists();
+    missing.then(|| Obstacle::NoInterpreter(loader.into()))
 }
 
 #[cfg(test)]
@@ -160,8 +188,9 @@ mod tests {
 
     #[test]
     fn missing_program_is_not_found() {
-        assert_eq!(find(OsStr::new("no-such-program-here")), None);
-        assert_eq!(find(OsStr::new("/no/such/program")), None);
+        for program in ["no-such-program-here", "/no/such/program", ""] {
+            assert_eq!(find(OsStr::new(program)).unwrap_err().status, 127);
+        }
     }
 
     #[test]

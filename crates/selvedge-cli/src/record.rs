@@ -7,7 +7,7 @@ mod progress;
 mod signals;
 
 use crate::arguments::{self, Record};
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shown};
 use crate::streams::say;
 use launch::Launch;
 use output::Output;
@@ -329,7 +329,7 @@ fn report(
         );
     }
     if let Some(path) = output.path() {
-        let page = path.display();
+        let page = shown(path);
         say!(
             "selvedge: wrote {page}  (selvedge top {page}; selvedge flamegraph {page}; go tool pprof -http=: {page})"
         );

@@ -1,6 +1,6 @@
 //! Standard output for data, standard error for words. Either may be full, closed or a broken pipe.
 
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shown};
 use std::fmt;
 use std::io::{self, Write};
 
@@ -11,8 +11,11 @@ macro_rules! say {
 pub(crate) use say;
 
 /// Writes a line to standard error. If it cannot be written, nobody reads it: what CMD does and how it ends matter more.
+/// Control characters, which names of programs and functions may have, are escaped.
 pub(crate) fn line(words: fmt::Arguments<'_>) {
-    let _ = writeln!(io::stderr().lock(), "{words}");
+    let lines = words.to_string();
+    let lines: Vec<String> = lines.split('\n').map(shown).collect();
+    let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
 }
 
 /// Writes data to standard output. A closed pipe is success: the reader has seen enough.

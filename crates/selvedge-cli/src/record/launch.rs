@@ -1,8 +1,8 @@
 //! Finds CMD, checks that the agent can be loaded into it, starts it.
 
 use super::signals::Signals;
-use crate::failure::{Failure, Result};
-use crate::program::{self, Obstacle};
+use crate::failure::{Failure, Result, shown};
+use crate::program;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,16 +21,10 @@ impl Launch {
         let (program, _) = command
             .split_first()
             .ok_or_else(|| Failure::usage("name a program to record"))?;
-        let name = Path::new(program)
-            .file_name()
-            .unwrap_or(program)
-            .to_string_lossy()
-            .into_owned();
-        let path = program::find(program).ok_or_else(|| Failure::not_found(&name))?;
-        match program::obstacle(&path) {
-            None => {}
-            Some(Obstacle::NotExecutable) => return Err(Failure::not_executable(&name)),
-            Some(obstacle) => return Err(Failure::cannot_load(&path, &obstacle)),
+        let name = shown(Path::new(program).file_name().unwrap_or(program));
+        let path = program::find(program)?;
+        if let Some(obstacle) = program::obstacle(&path) {
+            return Err(Failure::cannot_load(path.as_os_str(), &obstacle));
         }
         Ok(Self {
             arguments: command.to_vec(),
@@ -65,10 +59,9 @@ impl Launch {
             .env("LD_PRELOAD", preload)
             .env("SELVEDGE_SESSION", session);
         signals.unblock_in(&mut command);
-        let child = command.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Failure::not_found(&self.name),
-            _ => Failure::cannot_run(&self.name, error),
-        })?;
+        let child = command
+            .spawn()
+            .map_err(|error| Failure::cannot_run(program, &error))?;
         // The process is waited for by its id, together with any others of ours.
         Ok(child.id().cast_signed())
     }
@@ -79,7 +72,7 @@ impl Launch {
             .arguments
             .first()
             .map_or(OsStr::new(""), OsString::as_os_str);
-        let found: Option<PathBuf> = program::find(program);
+        let found: Option<PathBuf> = program::find(program).ok();
         match found.and_then(|path| program::obstacle(&path)) {
             Some(obstacle) => obstacle.to_string(),
             None => "it may have changed user, limited its address space (ulimit -v), or ended before it began".into(),

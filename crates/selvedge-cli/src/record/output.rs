@@ -2,7 +2,7 @@
 //! nothing: it gets a number where its name is taken.
 
 use crate::arguments::Format;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, shown};
 use crate::{format, streams};
 use selvedge_pprof::model::Profile;
 use std::cell::OnceCell;
@@ -39,7 +39,7 @@ impl Output {
         if path.is_dir() {
             return Err(Failure::usage(&format!(
                 "cannot write to {}: it is a folder; name a file",
-                path.display()
+                shown(&path)
             )));
         }
         if path.metadata().is_ok_and(|facts| !facts.is_file()) {
@@ -85,8 +85,7 @@ impl Output {
 
     /// For messages.
     pub(crate) fn name(&self) -> String {
-        self.path()
-            .map_or("standard output".into(), |path| path.display().to_string())
+        self.path().map_or("standard output".into(), shown)
     }
 
     /// The file, where it is one.

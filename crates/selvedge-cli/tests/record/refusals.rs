@@ -273,3 +273,46 @@ fn small_address_space_runs_unprofiled_and_is_told_why() {
         recording.stderr
     );
 }
+
+/// A program, the status of its refusal, and what is said of it.
+#[test]
+fn programs_that_cannot_be_run_are_called_as_typed_and_told_why() {
+    let workshop = Workshop::new();
+    let executable = |name: &str, text: &str| {
+        fs::write(workshop.path(name), text).unwrap();
+        fs::set_permissions(workshop.path(name), Permissions::from_mode(0o755)).unwrap();
+    };
+    executable("script", "#!/nonexist/interp\n");
+    executable("windows", "#!/bin/sh\r\n");
+    executable("odd", "#!/etc/passwd\n");
+    fs::create_dir(workshop.path("folder")).unwrap();
+    for (program, status, words) in [
+        ("./folder", 126, &["./folder", "folder;"][..]),
+        (".", 126, &[".: is a folder"]),
+        ("..", 126, &["..: is a folder"]),
+        (
+            "./script",
+            127,
+            &["./script", "interpreter /nonexist/interp is missing"],
+        ),
+        ("./windows", 127, &["interpreter /bin/sh\\r is missing"]),
+        ("./odd", 126, &["interpreter /etc/passwd is not executable"]),
+        ("/etc/passwd/x", 126, &["/etc/passwd/x", "Not a directory"]),
+        ("./no/such", 127, &["./no/such", "No such file"]),
+        (
+            "a\x1b[31m\nb",
+            127,
+            &["a\\u{1b}[31m\\nb: command not found"],
+        ),
+        ("", 127, &["not found"]),
+    ] {
+        let said = refusal(&workshop, &[], &[program], status);
+        assert_eq!(said.lines().count(), 1, "{program:?}: {said}");
+        for words in words {
+            assert!(said.contains(words), "{program:?}: {said}");
+        }
+    }
+    let doctor = crate::streams::shell(&workshop, "$S doctor .");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains(".: is a folder"), "{said}");
+}
