@@ -4,6 +4,7 @@ mod agent;
 mod arguments;
 mod convert;
 mod demo;
+mod dispositions;
 mod doctor;
 mod failure;
 mod format;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 use streams::say;
 
 fn main() -> ExitCode {
+    dispositions::ignore_file_size_signal();
     run().unwrap_or_else(|failure| {
         say!("selvedge: {failure}");
         ExitCode::from(failure.status)

@@ -34,8 +34,12 @@ impl SessionMemory {
         }
         // SAFETY: just created, owned by nothing else.
         let file = unsafe { File::from_raw_fd(descriptor) };
-        file.set_len(Region::SIZE as u64)
-            .map_err(|e| Error::os("size the shared memory of the session", e))?;
+        file.set_len(Region::SIZE as u64).map_err(|e| {
+            Error::os(
+                "size the shared memory of the session (raise `ulimit -f`)",
+                e,
+            )
+        })?;
         Self::of(file)
     }
 

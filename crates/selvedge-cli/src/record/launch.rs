@@ -2,7 +2,7 @@
 
 use super::signals::Signals;
 use crate::failure::{Failure, Result, shown};
-use crate::program;
+use crate::{dispositions, program};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,6 +59,7 @@ impl Launch {
             .env("LD_PRELOAD", preload)
             .env("SELVEDGE_SESSION", session);
         signals.unblock_in(&mut command);
+        dispositions::restore_in(&mut command);
         let child = command
             .spawn()
             .map_err(|error| Failure::cannot_run(program, &error))?;

@@ -66,6 +66,46 @@ fn closed_pipe_is_success() {
 }
 
 #[test]
+fn signals_that_the_caller_ignores_are_ignored_by_the_program_and_no_others() {
+    let workshop = Workshop::new();
+    for (trap, ignored) in [
+        (":", [0, 0]),
+        ("trap '' PIPE", [1, 0]),
+        ("trap '' XFSZ", [0, 1]),
+        ("trap '' PIPE XFSZ", [1, 1]),
+    ] {
+        let mask = |before: &str| {
+            let script = format!("{trap}; {before} grep SigIgn /proc/self/status");
+            let line = String::from_utf8(shell(&workshop, &script).stdout).unwrap();
+            let mask = line.trim_start_matches("SigIgn:").trim();
+            let mask = u64::from_str_radix(mask, 16).unwrap();
+            [13, 25].map(|signal| mask >> (signal - 1) & 1)
+        };
+        let (alone, recorded) = (mask(""), mask("$S record -q -o a.pb.gz --"));
+        assert_eq!((alone, recorded), (ignored, ignored), "{trap}");
+    }
+}
+
+#[test]
+fn limit_of_file_sizes_is_an_error_and_no_death() {
+    let workshop = Workshop::new();
+    let script = "ulimit -f 8; $S record -q -o a.pb.gz -- true";
+    assert_eq!(status_and_lines(&workshop, script), (Some(2), 1));
+    let output = shell(&workshop, script);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("ulimit -f"), "{said}");
+    // More than the limit, once the recording is over.
+    let long = "main;x 1\n".repeat(5000);
+    std::fs::write(
+        workshop.path("a.collapsed"),
+        long.replace('x', &"y".repeat(9)),
+    )
+    .unwrap();
+    let script = "ulimit -f 8; $S convert a.collapsed a.html";
+    assert_eq!(status_and_lines(&workshop, script), (Some(2), 1));
+}
+
+#[test]
 fn recordings_of_one_program_in_one_second_keep_their_files() {
     let workshop = Workshop::new();
     // More than fit into two seconds' worth of names.
