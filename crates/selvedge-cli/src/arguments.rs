@@ -50,7 +50,7 @@ pub(crate) struct Record {
     /// File to write, by its ending in a format of `selvedge convert` (else .pb.gz); replaced where it exists; - for standard output [default: selvedge-NAME-TIME.pb.gz, a new one]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
-    /// Samples per second of CPU time
+    /// Samples per second of CPU time, 1 to 50000
     #[arg(
         short = 'F',
         long = "frequency",
@@ -93,7 +93,7 @@ pub(crate) enum Engine {
     Timer,
     /// A perf_event task clock per thread: any rate, 15 to 22 µs a signal
     Perf,
-    /// ITIMER_PROF: the last resort
+    /// ITIMER_PROF: the last resort; a program that uses that timer itself gets no signals from it
     Itimer,
 }
 

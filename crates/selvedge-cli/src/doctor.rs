@@ -4,7 +4,7 @@ use crate::arguments::Doctor;
 use crate::failure::{Failure, Result, shown};
 use crate::program;
 use crate::streams;
-use selvedge_profile::{perf_permitted, tick_nanos};
+use selvedge_profile::{ITIMER_TAKEN, perf_permitted, tick_nanos};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -43,6 +43,7 @@ pub(crate) fn run(options: &Doctor) -> Result<ExitCode> {
         tick(),
         perf(),
         pending_signals(),
+        itimer(),
         address_space(),
         frequency_of_signal(),
     ];
@@ -113,6 +114,11 @@ fn perf() -> Check {
             ),
         ),
     }
+}
+
+fn itimer() -> Check {
+    let found = format!("the last resort, and never chosen where timers work: {ITIMER_TAKEN}");
+    Check::new("itimer engine", "limit", found, None)
 }
 
 fn limit(name: &str) -> Option<u64> {

@@ -13,7 +13,9 @@ use launch::Launch;
 use output::Output;
 use progress::Progress;
 use selvedge_pprof::model::Profile;
-use selvedge_profile::{EngineChoice, Running, SessionMemory, Setup, Summary, period_of};
+use selvedge_profile::{
+    EngineChoice, ITIMER_TAKEN, Running, SessionMemory, Setup, Summary, period_of,
+};
 use signals::{Event, Signals};
 use std::fs::Metadata;
 use std::io::IsTerminal;
@@ -47,6 +49,9 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
             EngineChoice::Timer.resolve()
         });
     let engine = engine.map_err(Failure::own)?;
+    if options.engine == arguments::Engine::Itimer {
+        warnings.push(ITIMER_TAKEN.to_string());
+    }
     let memory = SessionMemory::shared().map_err(Failure::own)?;
     let place = place_in_proc(&memory)?;
     let launch = if options.command.is_empty() {
@@ -310,12 +315,12 @@ fn report(
         .map(selvedge_profile::Engine::name)
         .collect();
     say!(
-        "selvedge: {} samples cover {:.2} of {:.2} CPU seconds ({:.1} Hz of {:.0} asked, {} engine)",
+        "selvedge: {} samples cover {:.2} of {:.2} CPU seconds ({:.1} Hz of {} asked, {} engine)",
         summary.samples(),
         summary.recorded() as f64 / 1e9,
         summary.cpu() as f64 / 1e9,
         summary.rate(),
-        summary.asked_rate(),
+        options.frequency,
         engines.join("+"),
     );
     for remark in summary.remarks() {

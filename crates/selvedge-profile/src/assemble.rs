@@ -305,7 +305,7 @@ fn comments(material: &Material) -> Vec<String> {
     let mut comments = vec![
         format!("recorded by selvedge {}", env!("CARGO_PKG_VERSION")),
         format!(
-            "engine {}, asked {:.0} Hz, achieved {:.1} Hz",
+            "engine {}, asked {} Hz, achieved {:.1} Hz",
             engines.join("+"),
             summary.asked_rate(),
             summary.rate()

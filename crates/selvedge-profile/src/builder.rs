@@ -57,7 +57,7 @@ impl Builder {
         Self::default()
     }
 
-    /// Samples per second of CPU time: 1 to 100,000.
+    /// Samples per second of CPU time: 1 to 50,000.
     pub fn hz(mut self, hz: f64) -> Self {
         self.hz = hz;
         self
@@ -124,11 +124,11 @@ impl Builder {
 ///
 /// # Errors
 ///
-/// The rate is not between 1 and 100,000 ([`Error::is_setting`]).
+/// The rate is not between 1 and 50,000 ([`Error::is_setting`]): at more, a thread does little but take signals.
 pub fn period_of(hz: f64) -> Result<u64> {
-    if !(1.0..=100_000.0).contains(&hz) {
+    if !(1.0..=50_000.0).contains(&hz) {
         return Err(Error::setting(format!(
-            "cannot sample {hz} times a second: choose a rate from 1 to 100000"
+            "cannot sample {hz} times a second: choose a rate from 1 to 50000"
         )));
     }
     Ok((1e9 / hz).round() as u64)

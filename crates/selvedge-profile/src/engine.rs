@@ -17,9 +17,9 @@ pub enum EngineChoice {
     Auto,
     /// Per-thread POSIX CPU-time timers: cheap, unprivileged, at most one signal per kernel tick, exact in weight.
     Timer,
-    /// `perf_event` task clocks: any rate, 15 to 22 µs a signal.
+    /// `perf_event` task clocks: any rate that can be asked for, 15 to 22 µs a signal.
     Perf,
-    /// `ITIMER_PROF`: one timer per process.
+    /// `ITIMER_PROF`: one timer per process, which a program then cannot use itself.
     Itimer,
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// | variable | |
 /// |---|---|
 /// | `SELVEDGE_PROFILE` | file to write; unset or empty: nothing happens |
-/// | `SELVEDGE_HZ` | samples per second of CPU time, 99 by default |
+/// | `SELVEDGE_HZ` | samples per second of CPU time, 1 to 50,000, 99 by default |
 /// | `SELVEDGE_ENGINE` | `auto`, `timer`, `perf`, `itimer` |
 /// | `SELVEDGE_SIGNAL` | signal number |
 ///

@@ -51,4 +51,4 @@ pub use perf::permitted as perf_permitted;
 pub use reader::Setup;
 pub use running::Running;
 pub use selvedge_sample::region::{Engine, Loss};
-pub use summary::{ImageFacts, Summary};
+pub use summary::{ITIMER_TAKEN, ImageFacts, Summary};

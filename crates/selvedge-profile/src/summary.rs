@@ -5,6 +5,8 @@ use std::time::Duration;
 
 /// Nanoseconds by which samples may exceed the clocks before it is worth a remark.
 const SURPLUS_ALLOWED: u64 = 20_000_000;
+/// What a program loses by the itimer engine.
+pub const ITIMER_TAKEN: &str = "the itimer engine takes ITIMER_PROF: a program that sets that timer itself gets no signals from it";
 /// Outsiders that are named one by one.
 const OUTSIDERS_NAMED: usize = 3;
 
@@ -149,7 +151,14 @@ impl Summary {
     /// Samples per second of CPU time, as asked.
     #[must_use]
     pub fn asked_rate(&self) -> f64 {
-        1e9 / self.period.max(1) as f64
+        // The period is a whole number, so many rates have the same: the roundest of them was asked.
+        let period = self.period.max(1) as f64;
+        let rate = 1e9 / period;
+        [0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0]
+            .into_iter()
+            .map(|parts| (rate * parts).round() / parts)
+            .find(|round| (1e9 / round).round() == period)
+            .unwrap_or(rate)
     }
 
     /// The engines that were really in use.
@@ -247,6 +256,9 @@ impl Summary {
                 image.name
             ));
         }
+        if self.engine != Engine::Itimer && self.engines().contains(&Engine::Itimer) {
+            remarks.push(ITIMER_TAKEN.into());
+        }
         if self.user_only {
             remarks.push(
                 "perf_event_paranoid hides the time inside the kernel from the perf engine; --engine timer sees it".into(),
@@ -254,7 +266,7 @@ impl Summary {
         }
         if let Some(image) = self.images.iter().find(|image| image.signal_shared) {
             remarks.push(format!(
-                "{} handles the profiling signal too; its handler got what was not ours",
+                "{} has a handler for the profiling signal: it was called for the program's own signals, as ever, and not for samples",
                 image.name
             ));
         }
@@ -265,5 +277,32 @@ impl Summary {
             ));
         }
         remarks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_shown_as_they_were_asked() {
+        for asked in [
+            1.0, 99.0, 99.5, 250.0, 999.0, 4000.0, 12.25, 33_333.0, 48_000.0,
+        ] {
+            let summary = Summary {
+                images: Vec::new(),
+                period: crate::period_of(asked).unwrap(),
+                engine: Engine::Timer,
+                tick: 0,
+                duration: Duration::ZERO,
+                user_only: false,
+                damaged_words: 0,
+                processes_refused: 0,
+                elsewhere: 0,
+                abandoned: false,
+                outsiders: Vec::new(),
+            };
+            assert_eq!(summary.asked_rate(), asked);
+        }
     }
 }

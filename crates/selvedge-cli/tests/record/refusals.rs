@@ -142,6 +142,7 @@ fn rates_and_signals_that_cannot_be_are_refused() {
         ["-F", "0"],
         ["-F", "-1"],
         ["-F", "nan"],
+        ["-F", "50001"],
         ["--signal", "SIGKILL"],
         ["--signal", "99"],
         ["-d", "never"],

@@ -125,7 +125,7 @@ fn own_handler(install: &str) {
     assert!(
         recording
             .stderr
-            .contains("handles the profiling signal too"),
+            .contains("has a handler for the profiling signal"),
         "{}",
         recording.stderr
     );
@@ -270,4 +270,23 @@ fn signals_in_alternate_stacks_and_nested_handlers_are_sampled() {
             0.22..=0.33,
         );
     });
+}
+
+#[test]
+fn itimer_engine_warns_that_it_takes_the_programs_own() {
+    let workshop = Workshop::new();
+    for (engine, warnings) in [("itimer", 1), ("timer", 0)] {
+        let options = ["--engine", engine, "-F", "99.5"];
+        let recording = workshop.record().options(&options).run(["true"]).exits(0);
+        let said = &recording.stderr;
+        assert_eq!(
+            said.matches("takes ITIMER_PROF").count(),
+            warnings,
+            "{said}"
+        );
+        assert!(said.contains("of 99.5 asked"), "{said}");
+    }
+    let doctor = crate::streams::shell(&workshop, "$S doctor; $S record --help");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert_eq!(said.matches("ITIMER_PROF").count(), 2, "{said}");
 }
