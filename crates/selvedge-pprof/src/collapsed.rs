@@ -1,5 +1,8 @@
 //! Collapsed stacks: a line `root;…;leaf value` for each, which flame graph tools read.
 //!
+//! Values of another type than `samples`/`count` are preceded by a line that keeps their type and unit,
+//! `# selvedge: cpu nanoseconds`. It does not end in a number, so other tools leave it out, some with a remark.
+//!
 //! A name may contain anything but this format has three characters of its own, so in names `;` is written `\x3b`, a
 //! line break `\x0a` or `\x0d`, and a backslash `\x5c`.
 
@@ -19,6 +22,9 @@ const ESCAPES: [(char, &str); 4] = [
     ('\r', r"\x0d"),
     ('\\', r"\x5c"),
 ];
+
+/// What the line with the type of the values starts with.
+const TYPE_MARK: &str = "# selvedge: ";
 
 /// Writes the values of type `sample_index` as collapsed stacks, sorted by stack.
 ///
@@ -46,6 +52,17 @@ pub fn write(
             )),
         ));
     }
+    let ValueType { kind, unit } = &profile.sample_types[sample_index];
+    let is_word = |text: &str| {
+        !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+    };
+    if (kind.as_str(), unit.as_str()) != ("samples", "count")
+        && is_word(kind)
+        && is_word(unit)
+        && unit.parse::<i64>().is_err()
+    {
+        writeln!(out, "{TYPE_MARK}{kind} {unit}")?;
+    }
     // What each location adds to a stack: its frames from the outermost, each with a separator.
     let frames: Vec<String> = (profile.locations.iter())
         .map(|location| {
@@ -72,20 +89,23 @@ pub fn write(
     out.flush()
 }
 
-/// Reads collapsed stacks, as values of the type `samples`/`count`. Equal stacks are added up.
+/// Reads collapsed stacks, as values of the type that the first line tells, or `samples`/`count`. Equal stacks are added up.
 ///
 /// # Errors
 ///
 /// If a line does not end in a whole number.
 pub fn read(bytes: &[u8]) -> Result<Profile, Error> {
     let text = String::from_utf8_lossy(bytes);
+    let (kind, unit) = value_type(&text).unwrap_or(("samples", "count"));
     let mut builder = ProfileBuilder::new(vec![ValueType {
-        kind: "samples".into(),
-        unit: "count".into(),
+        kind: kind.into(),
+        unit: unit.into(),
     }]);
+    let told = usize::from(value_type(&text).is_some());
     for (number, line) in (1..)
         .zip(text.lines())
         .filter(|(_, line)| !line.trim().is_empty())
+        .skip(told)
     {
         let (stack, value) = stack_and_value(line).ok_or_else(|| {
                 Error::malformed(format!(
@@ -108,7 +128,17 @@ pub(crate) fn is_collapsed(bytes: &[u8]) -> bool {
         .map(<[u8]>::trim_ascii_end)
         .find(|line| !line.is_empty())
         .unwrap_or_default();
-    !bytes.contains(&0) && stack_and_value(&String::from_utf8_lossy(first)).is_some()
+    let first = String::from_utf8_lossy(first);
+    !bytes.contains(&0) && (stack_and_value(&first).is_some() || value_type(&first).is_some())
+}
+
+/// Type and unit of the values, where the first line that is not empty tells them.
+fn value_type(text: &str) -> Option<(&str, &str)> {
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    if stack_and_value(line).is_some() {
+        return None;
+    }
+    line.trim_end().strip_prefix(TYPE_MARK)?.split_once(' ')
 }
 
 fn stack_and_value(line: &str) -> Option<(&str, i64)> {
@@ -195,6 +225,23 @@ mod tests {
             .collect();
         assert_eq!(names, ["e\\x3bf", "c\nd", "a;b"]);
         assert_eq!(rewritten(text), text);
+    }
+
+    #[test]
+    fn the_type_of_values_is_kept() {
+        let text = "# selvedge: cpu nanoseconds\na;b 3\n";
+        assert_eq!(rewritten(text), text);
+        let profile = Profile::read(text.as_bytes()).unwrap();
+        assert_eq!(profile.sample_types[0].kind, "cpu");
+        assert_eq!(profile.sample_types[0].unit, "nanoseconds");
+        // A stack that looks almost so.
+        assert_eq!(rewritten("# selvedge: cpu 7\n"), "# selvedge: cpu 7\n");
+        assert_eq!(
+            Profile::read(b"# selvedge: cpu nanoseconds\n")
+                .unwrap()
+                .samples,
+            []
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The report `top`: the functions that weigh most.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::fmt;
 
@@ -326,11 +327,26 @@ impl fmt::Display for Top {
                 percentage(sum, self.total),
                 self.value(row.cum),
                 percentage(row.cum, self.total),
-                row.name,
+                printable(&row.name),
             )?;
         }
         Ok(())
     }
+}
+
+/// A name without what could change a terminal.
+fn printable(name: &str) -> Cow<'_, str> {
+    if !name.contains(char::is_control) {
+        return Cow::Borrowed(name);
+    }
+    let escaped = name.chars().map(|char| {
+        if char.is_control() {
+            char.escape_default().to_string()
+        } else {
+            char.to_string()
+        }
+    });
+    Cow::Owned(escaped.collect())
 }
 
 /// The functions to show.
