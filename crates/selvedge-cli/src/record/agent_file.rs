@@ -2,7 +2,7 @@
 //!
 //! It is kept under a name made from its contents, in a folder that programs of other users can read too where we may
 //! write one, and not removed: a program that outlives the recording starts others with the same `LD_PRELOAD`, and the
-//! loader would complain of a missing file. Where no folder can be written (a read-only system) or mapped from
+//! loader would complain of a missing file. A version that was not used for a month goes when another one is stored. Where no folder can be written (a read-only system) or mapped from
 //! (`noexec`), it lives in memory, and is reached through `/proc`.
 //!
 //! # Safety
@@ -19,6 +19,12 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// How the names of agents start.
+const PREFIX: &str = "selvedge-agent-";
+/// How long an agent of another version is kept after its last use.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Where the agent is, for as long as this lives.
 #[derive(Debug)]
@@ -31,7 +37,7 @@ pub(crate) struct AgentFile {
 
 /// Puts the agent where programs can load it from.
 pub(crate) fn install() -> Result<AgentFile> {
-    let name = format!("selvedge-agent-{:016x}.so", digest(AGENT));
+    let name = format!("{PREFIX}{:016x}.so", digest(AGENT));
     let found = folders().into_iter().find_map(|folder| {
         let path = folder.join(&name);
         let plain = path
@@ -93,6 +99,8 @@ fn place(folder: &Path, path: &Path) -> io::Result<()> {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     if fs::read(path).is_ok_and(|there| there == AGENT) {
+        // It is in use: other versions, when they come, are to leave it.
+        let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
         return Ok(());
     }
     let unfinished = path.with_extension(format!("{}", std::process::id()));
@@ -107,10 +115,26 @@ fn place(folder: &Path, path: &Path) -> io::Result<()> {
                 .and_then(|()| file.set_permissions(Permissions::from_mode(0o755)))
         })
         .and_then(|()| fs::rename(&unfinished, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&unfinished);
+    match written {
+        Ok(()) => remove_old(folder, path),
+        Err(_) => {
+            let _ = fs::remove_file(&unfinished);
+        }
     }
     written
+}
+
+/// Removes agents of other versions that nobody has used for a month: each new version adds one.
+fn remove_old(folder: &Path, current: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_agent = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
+        let age = (entry.metadata().and_then(|facts| facts.modified()).ok())
+            .and_then(|used| used.elapsed().ok());
+        if is_agent && path != current && age > Some(KEPT) {
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 fn is_noexec(folder: &Path) -> io::Result<bool> {

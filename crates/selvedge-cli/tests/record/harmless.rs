@@ -1,6 +1,6 @@
 //! A recorded program computes, prints and sees what it would without us.
 
-use crate::harness::{Workshop, best_of_three, within};
+use crate::harness::{Workshop, best_of_three, skip, within};
 use std::process::Command;
 
 #[test]
@@ -107,4 +107,33 @@ fn output_of_a_pipeline_is_the_same_to_the_byte() {
     let alone = Command::new("sh").args(["-c", script]).output().unwrap();
     let recording = workshop.record().run(["sh", "-c", script]).exits(0);
     assert_eq!(recording.stdout, String::from_utf8_lossy(&alone.stdout));
+}
+
+#[test]
+fn agents_of_other_versions_go_a_month_after_their_last_use() {
+    let workshop = Workshop::new();
+    let cache = workshop.path("cache/selvedge");
+    std::fs::create_dir_all(&cache).unwrap();
+    // Its own folder for the agent, whoever runs the test: that of root comes first.
+    let script = "touch -d '40 days ago' cache/selvedge/selvedge-agent-1.so cache/selvedge/other; \
+                  touch -d '20 days ago' cache/selvedge/selvedge-agent-2.so; \
+                  export XDG_CACHE_HOME=$PWD/cache; \
+                  if [ $(id -u) = 0 ]; then mount -t tmpfs none /var/cache || exit 77; \
+                  mkdir /var/cache/selvedge; mount --bind cache/selvedge /var/cache/selvedge || exit 77; fi; \
+                  $S record -q -o a.pb.gz -- true; ls cache/selvedge";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .env("S", env!("CARGO_BIN_EXE_selvedge"))
+        .current_dir(&workshop.folder)
+        .output();
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        return skip("old agents", "no mount namespaces here");
+    };
+    let listed = String::from_utf8(output.stdout).unwrap();
+    assert!(!listed.contains("selvedge-agent-1.so"), "{listed}");
+    assert!(
+        listed.contains("selvedge-agent-2.so") && listed.contains("other"),
+        "{listed}"
+    );
+    assert_eq!(listed.lines().count(), 3, "{listed}");
 }
