@@ -44,10 +44,12 @@ pub(crate) enum Command {
     after_help = "A .pb.gz is gzipped profile.proto: `go tool pprof`, speedscope and `selvedge top` read it.\n\
 Exit status: that of CMD (128+n if signal n ended it), 126 if CMD cannot be run, 127 if it is not found,\n\
 2 for errors of selvedge itself.\n\n\
-Signals: SIGUSR2 writes a snapshot and goes on. The first Ctrl-C reaches CMD and keeps the data; a second one aborts."
+Signals: SIGUSR2 writes a snapshot and goes on; each snapshot replaces the one before, and the profile the last one.\n\
+The first Ctrl-C reaches CMD and keeps the data; a second one kills CMD, and what was not written is lost.\n\n\
+The agent that CMD loads is kept in /var/cache/selvedge (root), $XDG_CACHE_HOME/selvedge or ~/.cache/selvedge."
 )]
 pub(crate) struct Record {
-    /// File to write, by its ending in a format of `selvedge convert` (else .pb.gz); replaced where it exists; - for standard output [default: selvedge-NAME-TIME.pb.gz, a new one]
+    /// File to write, by its ending in a format of `selvedge convert` (else .pb.gz); replaced where it exists; - for standard output, where it mixes with what CMD writes [default: selvedge-NAME-TIME.pb.gz, a new one]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
     /// Samples per second of CPU time, 1 to 50000
@@ -67,13 +69,13 @@ pub(crate) struct Record {
     /// Signal to use where CMD owns SIGPROF (a number, or a name such as SIGRTMIN+3)
     #[arg(long, value_name = "SIG", default_value = "SIGPROF", value_parser = signal)]
     pub(crate) signal: i32,
-    /// Write a snapshot at this interval
+    /// Write a snapshot at this interval, each over the one before
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) every: Option<Duration>,
     /// Profile CMD only, not the processes that it starts
     #[arg(long)]
     pub(crate) no_children: bool,
-    /// Rows of the table printed at the end; 0 for none [default: 10 on a terminal]
+    /// Rows of the table printed at the end; 0 for none [default: 10 on a terminal and for the demo]
     #[arg(long, value_name = "ROWS")]
     pub(crate) top: Option<usize>,
     /// Print nothing but errors
@@ -109,8 +111,8 @@ pub(crate) struct Top {
     /// Rows to show at most; 0 for all
     #[arg(short = 'n', long, value_name = "N", default_value_t = 0)]
     pub(crate) nodecount: usize,
-    /// Hide functions below this share of the total
-    #[arg(long, value_name = "F", default_value_t = 0.005)]
+    /// Hide functions below this share of the total, from 0 to 1
+    #[arg(long, value_name = "F", default_value_t = 0.005, value_parser = fraction)]
     pub(crate) nodefraction: f64,
     /// Value to report: a name (samples, cpu) or a number
     #[arg(long, value_name = "TYPE")]
@@ -230,9 +232,15 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "write a number and a unit, such as 30s or 5m".to_string())?;
     let seconds = number * factor;
     if !(0.001..=1e9).contains(&seconds) {
-        return Err("choose a time of at least 1ms".into());
+        return Err("choose a time from 1ms to 1000000000s".into());
     }
     Ok(Duration::from_secs_f64(seconds))
+}
+
+/// Parses a share, from 0 to 1.
+fn fraction(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n| (0.0..=1.0).contains(n));
+    number.ok_or_else(|| "choose a number from 0 to 1".into())
 }
 
 /// Parses a signal's number or name.
@@ -301,6 +309,16 @@ mod tests {
         for wrong in ["SIGKILL", "9", "SIGSEGV", "11", "0", "65", "RTMIN+99", "x"] {
             assert!(signal(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_told_the_range() {
+        let far = duration("99999999999999999999s").unwrap_err();
+        assert!(far.contains("1ms to 1000000000s"), "{far}");
+        for wrong in ["nan", "-0.1", "1.1", "inf", "x"] {
+            assert!(fraction(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(fraction("0.5"), Ok(0.5));
     }
 
     #[test]

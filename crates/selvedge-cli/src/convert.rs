@@ -15,6 +15,9 @@ pub(crate) fn run(options: &Convert) -> Result<ExitCode> {
             shown(&options.to)
         ))
     })?;
+    if options.to == Path::new("-") && matches!(format, Format::Pprof | Format::Legacy) {
+        streams::refuse_terminal()?;
+    }
     let profile = input::read(&options.from)?;
     let bytes = format::encode(&profile, format, &options.to, &title(&options.from))
         .map_err(Failure::own)?;

@@ -19,13 +19,16 @@ use selvedge_profile::{
 use signals::{Event, Signals};
 use std::fs::Metadata;
 use std::io::IsTerminal;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 /// After a request to end, CMD has this long before the profile is written without it: within 5 s in all.
 const GRACE: Duration = Duration::from_millis(2500);
+
+/// Files that a recording has open at a time, with some to spare; the perf engine needs one more for each thread.
+const DESCRIPTORS: usize = 12;
 
 impl From<arguments::Engine> for EngineChoice {
     fn from(engine: arguments::Engine) -> Self {
@@ -41,6 +44,7 @@ impl From<arguments::Engine> for EngineChoice {
 /// Runs the command.
 pub(crate) fn run(options: &Record) -> Result<ExitCode> {
     let period = period_of(options.frequency).map_err(Failure::own)?;
+    check_descriptors()?;
     let mut warnings = Vec::new();
     let engine = EngineChoice::from(options.engine)
         .resolve()
@@ -85,6 +89,7 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
         signals: &signals,
         pid,
         progress: Progress::new(options.quiet),
+        written: false,
         failed: None,
     };
     let ended = watch.wait()?;
@@ -93,6 +98,17 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
     }
     drop(agent);
     Ok(watch.failed.map_or(ended.code(), ExitCode::from))
+}
+
+/// Makes sure that as many files can be open as a recording needs: what fails without, and how, would say little.
+fn check_descriptors() -> Result<()> {
+    let spare: std::io::Result<Vec<OwnedFd>> = (0..DESCRIPTORS)
+        .map(|_| std::io::stderr().as_fd().try_clone_to_owned())
+        .collect();
+    match spare {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::system("record (raise `ulimit -n`)", error)),
+    }
 }
 
 /// Where targets find the session's memory; refused where they would not find it there.
@@ -144,6 +160,8 @@ struct Watch<'a> {
     signals: &'a Signals,
     pid: i32,
     progress: Progress,
+    /// Whether a profile or a snapshot was written.
+    written: bool,
     /// The status that says that the profile could not be written.
     failed: Option<u8>,
 }
@@ -204,6 +222,14 @@ impl Watch<'_> {
                     if interrupts > 1 {
                         self.progress.clear();
                         signals::send(self.pid, libc::SIGKILL);
+                        if !self.options.quiet {
+                            let lost = if self.written {
+                                "nothing more written"
+                            } else {
+                                "nothing written"
+                            };
+                            say!("selvedge: aborted, {lost}");
+                        }
                         return Ok(Ended::Aborted);
                     }
                     // From the terminal, CMD got it too.
@@ -213,7 +239,7 @@ impl Watch<'_> {
                     if !self.options.quiet && self.running.is_some() {
                         self.progress.clear();
                         say!(
-                            "selvedge: interrupted; waiting for CMD, then writing (again to abort)"
+                            "selvedge: interrupted; waiting for CMD, then writing (again to abort and lose it)"
                         );
                     }
                 }
@@ -260,7 +286,10 @@ impl Watch<'_> {
         self.progress.clear();
         let (profile, summary) = running.finish();
         match self.output.write(&profile) {
-            Ok(()) => report(self.options, self.launch, self.output, &profile, &summary),
+            Ok(()) => {
+                self.written = true;
+                report(self.options, self.launch, self.output, &profile, &summary);
+            }
             Err(failure) => {
                 say!("selvedge: {failure}");
                 self.failed = Some(failure.status);
@@ -268,13 +297,15 @@ impl Watch<'_> {
         }
     }
 
-    fn snapshot(&self) {
+    fn snapshot(&mut self) {
         let Some(running) = &self.running else {
             return;
         };
         let (profile, summary) = running.snapshot();
         self.progress.clear();
-        match self.output.write(&profile) {
+        let stored = self.output.write(&profile);
+        self.written |= stored.is_ok();
+        match stored {
             Ok(()) if self.options.quiet => {}
             Ok(()) => say!(
                 "selvedge: snapshot with {} samples written to {}",

@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Result, shown};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Prints a line for people, as `eprintln!` does, but for what [`line`] says.
 macro_rules! say {
@@ -16,6 +16,16 @@ pub(crate) fn line(words: fmt::Arguments<'_>) {
     let lines = words.to_string();
     let lines: Vec<String> = lines.split('\n').map(shown).collect();
     let _ = writeln!(io::stderr().lock(), "{}", lines.join("\n"));
+}
+
+/// Whether binary data would go to a terminal: it could change how that behaves, and nobody can read it.
+pub(crate) fn refuse_terminal() -> Result<()> {
+    if io::stdout().is_terminal() {
+        return Err(Failure::usage(
+            "cannot write a binary profile to a terminal; name a file, or send standard output elsewhere",
+        ));
+    }
+    Ok(())
 }
 
 /// Writes data to standard output. A closed pipe is success: the reader has seen enough.

@@ -3,7 +3,7 @@
 use crate::arguments::Top;
 use crate::failure::{Failure, Result};
 use crate::input;
-use crate::streams;
+use crate::streams::{self, say};
 use selvedge_pprof::model::Profile;
 use selvedge_pprof::report::{self, Filter, Sort, TopOptions};
 use std::process::ExitCode;
@@ -35,8 +35,16 @@ pub(crate) fn run(options: &Top) -> Result<ExitCode> {
         top.to_string()
     };
     streams::print(text.as_bytes())?;
+    if top.total() != 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
     // 1: the file was read, but there is nothing in it.
-    Ok(ExitCode::from(u8::from(top.total() == 0)))
+    if profile.samples.is_empty() {
+        say!("selvedge: the profile has no samples: was the program idle, or over at once?");
+    } else {
+        say!("selvedge: the values add up to 0; look at others with --sample-index");
+    }
+    Ok(ExitCode::from(1))
 }
 
 /// The first rows of a profile, as text.

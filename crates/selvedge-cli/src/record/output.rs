@@ -32,7 +32,10 @@ impl Output {
     /// Decides on the file and makes sure that it can be written.
     pub(crate) fn prepare(asked: Option<&Path>, program: &str) -> Result<Self> {
         let path = match asked {
-            Some(path) if path == Path::new("-") => return Ok(Self::Standard),
+            Some(path) if path == Path::new("-") => {
+                streams::refuse_terminal()?;
+                return Ok(Self::Standard);
+            }
             Some(path) => path.to_path_buf(),
             None => default_name(program),
         };

@@ -317,3 +317,24 @@ fn programs_that_cannot_be_run_are_called_as_typed_and_told_why() {
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(said.contains(".: is a folder"), "{said}");
 }
+
+#[test]
+fn too_few_descriptors_are_told_so() {
+    let workshop = Workshop::new();
+    for limit in 4..20 {
+        let script = format!("ulimit -n {limit}; $S record -q -o a.pb.gz -- true");
+        let output = crate::streams::shell(&workshop, &script);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() == Some(0) {
+            assert_eq!(said, "", "{limit}");
+            assert!(workshop.path("a.pb.gz").exists(), "{limit}");
+        } else {
+            assert_eq!(output.status.code(), Some(2), "{limit}: {said}");
+            assert!(
+                said.contains("ulimit -n") && said.lines().count() == 1,
+                "{limit}: {said}"
+            );
+        }
+    }
+    assert!(workshop.path("a.pb.gz").exists(), "never enough");
+}

@@ -72,6 +72,82 @@ fn several_profiles_are_added_up() {
     printed(&workshop, "$S flamegraph a.pb.gz b.collapsed");
     let page = fs::read_to_string(workshop.path("a.html")).unwrap();
     assert!(page.contains("<title>a.pb.gz and 1 more</title>"));
+    assert_eq!(
+        printed(&workshop, "$S convert --format collapsed - - <a.pb.gz"),
+        "main;hot 3\n"
+    );
     fs::write(workshop.path("c"), "x").unwrap();
     assert!(refused(&workshop, "$S top a.pb.gz c").contains("cannot read c"));
+}
+
+#[test]
+fn collapsed_stacks_of_time_are_shown_as_time() {
+    let workshop = Workshop::new();
+    let text = "# selvedge: cpu nanoseconds\nmain;hot 1500000000\n";
+    fs::write(workshop.path("a"), text).unwrap();
+    printed(
+        &workshop,
+        "$S convert a a.pb.gz; $S convert a.pb.gz a.collapsed",
+    );
+    assert_eq!(
+        fs::read_to_string(workshop.path("a.collapsed")).unwrap(),
+        text
+    );
+    let top = printed(&workshop, "$S top a.collapsed");
+    assert!(
+        top.contains("Type: cpu") && top.contains("1.50s total"),
+        "{top}"
+    );
+}
+
+#[test]
+fn profile_without_anything_to_show_says_so() {
+    let workshop = Workshop::new();
+    fs::write(workshop.path("a"), "# selvedge: cpu nanoseconds\n").unwrap();
+    fs::write(workshop.path("b"), "main 0\n").unwrap();
+    for (file, words) in [("a", "no samples"), ("b", "add up to 0")] {
+        let output = shell(&workshop, &format!("$S top {file}"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{said}");
+    }
+}
+
+#[test]
+fn what_no_profile_can_be_is_refused_in_a_line() {
+    let workshop = Workshop::new();
+    fs::File::create(workshop.path("sparse"))
+        .unwrap()
+        .set_len(3 << 30)
+        .unwrap();
+    let said = refused(&workshop, "$S top sparse");
+    assert!(said.contains("512 MiB"), "{said}");
+    fs::write(workshop.path("a"), "main 1\n").unwrap();
+    let said = refused(&workshop, "$S convert a a.prof");
+    assert!(said.contains("legacy") && !said.contains("-o"), "{said}");
+    let said = refused(&workshop, "$S convert a /no/such/folder/a.pb");
+    assert!(
+        said.contains("/no/such/folder/a.pb") && !said.contains("-o"),
+        "{said}"
+    );
+}
+
+/// `script` gives a command a terminal.
+#[test]
+fn binary_profile_does_not_go_to_a_terminal() {
+    let workshop = Workshop::new();
+    fs::write(workshop.path("a"), "main 1\n").unwrap();
+    if shell(&workshop, "script -V").status.code() != Some(0) {
+        return crate::harness::skip("binary to a terminal", "no script(1) here");
+    }
+    for command in ["record -o - -- echo ran", "convert --format pprof a -"] {
+        let script = format!("script -qec \"$S {command}\" /dev/null");
+        let output = shell(&workshop, &script);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("to a terminal") && !said.contains("ran"),
+            "{said}"
+        );
+    }
 }

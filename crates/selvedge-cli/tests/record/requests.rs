@@ -147,6 +147,11 @@ fn second_interrupt_aborts() {
     running.signal("INT");
     let recording = running.wait().exits(130);
     assert!(recording.profile.is_none(), "aborted: nothing is written");
+    let said = &recording.stderr;
+    assert!(
+        said.ends_with("selvedge: aborted, nothing written\n"),
+        "{said}"
+    );
     let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     assert!(
         state.is_empty() || state.contains(") Z"),
