@@ -93,7 +93,7 @@ pub(crate) enum Engine {
     Auto,
     /// A CPU-time timer per thread: unprivileged, nearly free, at most one signal per kernel tick
     Timer,
-    /// A perf_event task clock per thread: any rate, 15 to 22 µs a signal
+    /// A perf_event task clock per thread: any rate up to 50000, 15 to 22 µs a signal
     Perf,
     /// ITIMER_PROF: the last resort; a program that uses that timer itself gets no signals from it
     Itimer,

@@ -4,7 +4,7 @@ use crate::failure::{Failure, Result, shown};
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 
-/// Prints a line for people, as `eprintln!` does, but for what [`line`] says.
+/// Prints a line for people, as `eprintln!` does, but ignores errors.
 macro_rules! say {
     ($($words:tt)*) => { $crate::streams::line(format_args!($($words)*)) };
 }
