@@ -12,6 +12,7 @@ use crate::ending::own_session;
 use crate::real::{self, Real};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use selvedge_sample::action;
 use selvedge_sample::system::{self, Mask, SignalAction};
 use selvedge_sample::target;
 
@@ -56,7 +57,7 @@ struct Action {
 }
 
 fn kept() -> Action {
-    let (handler, first) = target::program_action();
+    let (handler, first) = action::program_action();
     let mut mask = [0; 16];
     let [word, ..] = &mut mask;
     *word = first;
@@ -70,9 +71,9 @@ fn kept() -> Action {
 
 /// Keeps another action and gives back the handler before.
 fn keep(handler: usize, mask: u64, flags: usize) -> usize {
-    let (before, _) = target::program_action();
+    let (before, _) = action::program_action();
     FLAGS.store(flags, Ordering::Relaxed);
-    target::set_program_action(handler, mask);
+    action::set_program_action(handler, mask);
     before
 }
 
@@ -175,7 +176,7 @@ extern "C" fn sigset(signal: c_int, handler: usize) -> usize {
     }
     let bit = 1_u64 << signal.wrapping_sub(1);
     let hold = handler == SIG_HOLD;
-    let (before, _) = target::program_action();
+    let (before, _) = action::program_action();
     if !hold {
         keep(handler, 0, 0);
     }

@@ -10,6 +10,7 @@ use crate::text::{self, Kept, Strings};
 use crate::{actions, environment, kernel, real, threads};
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
+use selvedge_sample::action;
 use selvedge_sample::region::{MAGIC, Region, VERSION, session};
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Base, Session};
@@ -97,7 +98,7 @@ fn open_session(value: &[u8]) -> Option<&'static Region> {
 ///
 /// The handler is there before anybody can learn of the process and send a signal to it.
 fn begin(region: &'static Region) {
-    let Ok(before) = target::install(region) else {
+    let Ok(before) = action::install(region.header.signal.load(Ordering::Relaxed)) else {
         return;
     };
     let Some(session) = target::attach(region) else {

@@ -7,6 +7,7 @@ use crate::reader::Setup;
 use crate::running::Running;
 use crate::summary::Summary;
 use selvedge_pprof::model::Profile;
+use selvedge_sample::action;
 use selvedge_sample::region::Region;
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Base};
@@ -149,10 +150,10 @@ fn start(setup: Setup) -> Result<Running> {
             return Err(Error::signal_taken(signal));
         }
         // Default or ignored: so it stays for signals that are not ours.
-        target::set_program_action(previous, 0);
+        action::set_program_action(previous, 0);
     }
     let running = Running::start(SessionMemory { region, file: None }, setup)?;
-    target::install(region).map_err(|e| {
+    action::install(region.header.signal.load(Ordering::Relaxed)).map_err(|e| {
         Error::os(
             "install the signal handler",
             std::io::Error::from_raw_os_error(e),

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::memory::{SESSION_NAME, SessionMemory};
+use selvedge_sample::action;
 use selvedge_sample::region::{MAGIC, Region, VERSION, session};
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Base, Session};
@@ -42,7 +43,7 @@ impl Membership {
             return Ok(None);
         }
         let region = open(&name)?;
-        target::install(region).map_err(|e| {
+        action::install(region.header.signal.load(Ordering::Relaxed)).map_err(|e| {
             Error::os(
                 "install the signal handler",
                 std::io::Error::from_raw_os_error(e),

@@ -28,9 +28,10 @@
 //!
 //! # Safety
 //!
-//! This file is `unsafe` because it is called by the kernel with raw pointers and calls the program's own handler.
+//! This file is `unsafe` because it is called by the kernel with raw pointers and reads memory that the reader publishes.
 #![allow(unsafe_code)]
 
+use crate::action::pass_on;
 use crate::record::{HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACKS, REGISTER_WORDS};
 use crate::region::{Engine, Loss, Region, Thread, key, session};
 use crate::stack::Stack;
@@ -53,12 +54,12 @@ enum Purpose {
 }
 
 /// Codes of `siginfo_t` (include/uapi/asm-generic/siginfo.h).
-mod code {
-    pub(super) const SI_QUEUE: i32 = -1;
-    pub(super) const SI_TIMER: i32 = -2;
-    pub(super) const SI_KERNEL: i32 = 0x80;
+pub(crate) mod code {
+    pub(crate) const SI_QUEUE: i32 = -1;
+    pub(crate) const SI_TIMER: i32 = -2;
+    pub(crate) const SI_KERNEL: i32 = 0x80;
     /// `POLL_IN` to `POLL_HUP`: what `F_SETSIG` produces.
-    pub(super) const POLL: core::ops::RangeInclusive<i32> = 1..=6;
+    pub(crate) const POLL: core::ops::RangeInclusive<i32> = 1..=6;
 }
 
 fn purpose(session: Session, info: SignalInfo) -> Purpose {
@@ -381,45 +382,4 @@ fn was_blocked(interrupted: &Interrupted, ip: u64, elapsed: u64) -> bool {
     }
     let [.., s0, s1] = before;
     (s0, s1) != (0x0f, 0x05) && elapsed > weight::LONGEST_PAUSE
-}
-
-/// Does with a signal that is not ours what the program asked for.
-fn pass_on(signal: c_int, info: *const c_void, context: *const c_void) {
-    let (handler, mask) = target::program_action();
-    match handler {
-        // Ignored; or the default action of the profiling signal, which ends the process.
-        1 => {}
-        0 => {
-            // A late signal, after the end of a session, must not kill; nor one of our own kind (another session's timer,
-            // `ITIMER_PROF` after a stop).
-            if target::session().is_none() {
-                return;
-            }
-            // SAFETY: `info` is the kernel's, live here.
-            let sent = unsafe { SignalInfo::new(info) }.code();
-            if sent == code::SI_KERNEL
-                || sent == code::SI_TIMER
-                || code::POLL.contains(&sent)
-                || sent == code::SI_QUEUE
-            {
-                return;
-            }
-            let default = system::SignalAction::default();
-            // SAFETY: the default action runs no code.
-            let _ = unsafe { system::sigaction(signal.cast_unsigned(), Some(&default)) };
-            system::tgkill(system::getpid(), system::gettid(), signal.cast_unsigned());
-        }
-        handler => {
-            // SAFETY: `interrupted` is used before this returns.
-            let interrupted = unsafe { Interrupted::new(context) };
-            let own = 1_u64 << (signal.cast_unsigned().wrapping_sub(1));
-            let before = system::sigprocmask(system::Mask::Set, interrupted.mask() | mask | own);
-            // SAFETY: the program gave this address to `sigaction` as a handler; three arguments suit both forms, since
-            // the one-argument form ignores the registers of the others.
-            let handler: extern "C" fn(c_int, *const c_void, *const c_void) =
-                unsafe { core::mem::transmute(handler) };
-            handler(signal, info, context);
-            system::sigprocmask(system::Mask::Set, before);
-        }
-    }
 }

@@ -13,6 +13,7 @@
 //! - [`record`] the format of a record
 //! - [`target`] what a target does: attach, start and end a thread, arm timers
 //! - [`handler`] the signal handler
+//! - [`action`] the signal's action: ours, and the program's own beside it
 //! - [`stack`] reading the interrupted stack without ever faulting
 //! - [`weight`] how much CPU time a sample stands for
 //! - [`system`] the system calls of this crate, typed
@@ -23,6 +24,7 @@
 #[cfg(feature = "std")]
 extern crate std;
 
+pub mod action;
 pub mod handler;
 pub mod record;
 pub mod region;

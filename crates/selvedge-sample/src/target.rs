@@ -6,17 +6,18 @@
 //!
 //! # Safety
 //!
-//! This file is `unsafe` because it installs a signal handler and fills the shared maps text.
+//! This file is `unsafe` because it gives out the region and fills the shared maps text.
 #![allow(unsafe_code)]
 
+use crate::action;
 use crate::record::{Head, Kind};
 use crate::region::{
     CLAIMING, Engine, FIRST_RAW_BUDGET, MAPS_BYTES, PROCESSES, Process, Region, THREADS, Thread,
     key, process_state, session, unkey,
 };
 use crate::ring;
-use crate::system::{self, SignalAction};
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use crate::system;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 /// Places in which the record of a thread is looked for: with all but a twentieth of them taken, one of 700 threads finds
 /// none.
@@ -28,10 +29,6 @@ const CLAIMS: u32 = 8;
 static REGION: AtomicPtr<Region> = AtomicPtr::new(core::ptr::null_mut());
 /// Index of this process's record, plus one; 0 for none.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
-/// Address of the program's own handler for the profiling signal: see [`set_program_action`].
-static PROGRAM_HANDLER: AtomicU64 = AtomicU64::new(0);
-/// Its mask.
-static PROGRAM_MASK: AtomicU64 = AtomicU64::new(0);
 
 /// This process's session: where it records.
 #[derive(Clone, Copy, Debug)]
@@ -384,7 +381,7 @@ pub fn disarm(thread: &Thread) {
 /// (liblzma does): the thread never asked for that, and would have no sample. A program that handles the signal itself is
 /// left alone, since its own signals would come to this thread too; so is a thread that blocks the signal later.
 pub fn let_signal_through(session: Session) {
-    let (handler, _) = program_action();
+    let (handler, _) = action::program_action();
     if handler <= 1 {
         system::sigprocmask(system::Mask::Unblock, signal_bit(session.region));
     }
@@ -512,55 +509,4 @@ pub fn stay(session: Session) {
     if session.process.engine.load(Ordering::Relaxed) == Engine::Itimer as u32 {
         let _ = system::setitimer_prof(session.region.header.period.load(Ordering::Relaxed));
     }
-}
-
-/// Installs the handler of the session's signal. Gives back the action that was there.
-///
-/// All signals are blocked in the handler: it is never interrupted, so it never re-enters, and nothing can jump out of
-/// it. It runs on the thread's alternate stack where it has one (`SA_ONSTACK`), and interrupted system calls go on
-/// (`SA_RESTART`).
-///
-/// # Errors
-///
-/// The kernel's error number.
-pub fn install(region: &Region) -> Result<SignalAction, i32> {
-    const SA_SIGINFO: usize = 4;
-    const SA_RESTORER: usize = 0x0400_0000;
-    const SA_ONSTACK: usize = 0x0800_0000;
-    const SA_RESTART: usize = 0x1000_0000;
-    let action = SignalAction {
-        handler: crate::handler::entry as *const () as usize,
-        flags: SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_RESTART,
-        restorer: selvedge_arch::signal_return(),
-        mask: u64::MAX,
-    };
-    // SAFETY: `entry` is written to run at any instruction of any thread: see `handler`.
-    unsafe { system::sigaction(region.header.signal.load(Ordering::Relaxed), Some(&action)) }
-}
-
-/// Whether the action before ours was somebody's handler (not the default, not ignored).
-#[must_use]
-pub fn is_owned(action: &SignalAction) -> bool {
-    action.handler > 1
-}
-
-/// Sets what happens to signals of the profiling number that are not ours: the program's own action.
-pub fn set_program_action(handler: usize, mask: u64) {
-    PROGRAM_MASK.store(mask, Ordering::Relaxed);
-    PROGRAM_HANDLER.store(handler as u64, Ordering::Release);
-    if let Some(session) = session() {
-        session
-            .process
-            .signal_shared
-            .store(u32::from(handler > 1), Ordering::Relaxed);
-    }
-}
-
-/// The program's own handler and mask.
-#[must_use]
-pub fn program_action() -> (usize, u64) {
-    (
-        PROGRAM_HANDLER.load(Ordering::Acquire) as usize,
-        PROGRAM_MASK.load(Ordering::Relaxed),
-    )
 }
