@@ -9,14 +9,15 @@
 #![allow(unsafe_code)]
 
 use crate::ending::own_session;
+use crate::kernel;
 use crate::real::{self, Real};
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
-use selvedge_sample::action;
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
+use selvedge_sample::action::{self, SIG_DFL, SIG_IGN};
+use selvedge_sample::region::Engine;
 use selvedge_sample::system::{self, Mask, SignalAction};
-use selvedge_sample::target;
+use selvedge_sample::target::{self, Session};
 
-const SIG_IGN: usize = 1;
 const SIG_HOLD: usize = 2;
 const SIG_ERR: usize = usize::MAX;
 const SA_RESTART: usize = 0x1000_0000;
@@ -30,10 +31,12 @@ static FLAGS: AtomicUsize = AtomicUsize::new(0);
 
 /// From now on the agent's handler is the kernel's action for `signal`, in place of `before`.
 ///
-/// Called before the program begins, so usually `before` is the default; or the signal is ignored, which is taken for
-/// the work of [`hand_over`], not for anybody's wish.
-pub(crate) fn own(signal: c_int, before: &SignalAction) {
-    if before.handler != SIG_IGN {
+/// Called before the program begins, so `before` is the default; or the signal is ignored, which is somebody's wish only
+/// where the session's name says so (`ignored`): otherwise it is the work of [`hand_over`].
+pub(crate) fn own(signal: c_int, before: &SignalAction, ignored: bool) {
+    if ignored {
+        keep(SIG_IGN, 0, 0);
+    } else if before.handler != SIG_IGN {
         keep(before.handler, before.mask, before.flags);
     }
     SIGNAL.store(signal, Ordering::Relaxed);
@@ -225,35 +228,125 @@ extern "C" fn siginterrupt(signal: c_int, interrupt: c_int) -> c_int {
     unsafe { set(signal, interrupt) }
 }
 
-/// Before an `exec`: has the profiling signal ignored. Gives back what [`take_back`] needs.
-///
-/// The next program has no handler until its agent starts, if it has one at all, and the signal's default action ends it.
-/// The kernel takes back the pending signals of timers that end with this program, but a `perf_event` may fire while it
-/// works on the `exec`, and the reader may ask a thread to arm itself that is not there any more. To be ignored is
-/// inherited, and an agent that finds the signal ignored takes it for this.
-pub(crate) fn hand_over() -> Option<SignalAction> {
+/// Whether a program that this one starts is to find the profiling signal ignored, as it would without us.
+pub(crate) fn program_ignores() -> bool {
     let signal = SIGNAL.load(Ordering::Relaxed);
     if signal == 0 {
-        return None;
+        return false;
     }
+    let (kept, _) = action::program_action();
+    if is_kept(signal) {
+        return kept == SIG_IGN;
+    }
+    // A child of `vfork`: what it has set itself, or else what its parent keeps.
+    match system::signal_handler(signal.cast_unsigned()) {
+        Ok(SIG_IGN) => true,
+        Ok(SIG_DFL) => false,
+        _ => kept == SIG_IGN,
+    }
+}
+
+/// What [`take_back`] has to undo.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HandedOver {
+    /// Nothing.
+    Nothing,
+    /// The signal was ignored in a process without a session of its own: a child of `vfork`, whose actions are not its
+    /// parent's, or one that is not followed.
+    Ignored(SignalAction),
+    /// The process has taken leave of its session.
+    Left(Session),
+}
+
+/// Threads between [`hand_over`] and [`take_back`], and [`RESTORING`].
+static EXECS: AtomicU32 = AtomicU32::new(0);
+/// In [`EXECS`]: the last of them is just undoing what all have done.
+const RESTORING: u32 = 1 << 31;
+
+/// Before an `exec` of a program that will have the agent, or not.
+///
+/// The kernel replaces a handler by the default action as it executes the program, and keeps an ignored signal ignored. So
+/// where the program ignores the signal, it is ignored now. Otherwise a program that is not recorded is to find the
+/// default action, and the handler stays: the kernel takes back the pending signals of timers that end with this program,
+/// and `leave` has disarmed `ITIMER_PROF`, a signal of which may be pending and is dropped here. The two exceptions, in
+/// which the signal is ignored all the same, since its default action would end the program:
+/// - a program with the agent, which knows what it means (see [`own`]): the reader may ask a thread to arm itself that is
+///   not there any more;
+/// - the perf engine, whose events live on in the reader for a moment, and fire in a program without the agent as well.
+///
+/// Two threads may do so at the same time, and either may fail: only the last to fail restores, and who begins waits for
+/// that, so that a restored `ITIMER_PROF` does not survive another thread's `exec`. It does not wait for ever: a signal
+/// handler may have interrupted the restoring thread, and call `exec`.
+pub(crate) fn hand_over(session: Option<Session>, has_agent: bool) -> HandedOver {
+    const PATIENCE: u32 = 10_000;
+    let signal = SIGNAL.load(Ordering::Relaxed);
+    if signal == 0 {
+        return HandedOver::Nothing;
+    }
+    let ignores = program_ignores();
+    let Some(session) = session else {
+        let before = if ignores { ignore(signal).ok() } else { None };
+        return before.map_or(HandedOver::Nothing, HandedOver::Ignored);
+    };
+    // SeqCst here and below: one order of all beginnings and ends.
+    EXECS.fetch_add(1, Ordering::SeqCst);
+    for _ in 0..PATIENCE {
+        if EXECS.load(Ordering::SeqCst) & RESTORING == 0 {
+            break;
+        }
+        kernel::yield_processor();
+    }
+    target::leave(session);
+    let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
+    if ignores || has_agent || engine == Some(Engine::Perf) {
+        let _ = ignore(signal);
+    } else if engine == Some(Engine::Itimer) {
+        let _ = ignore(signal);
+        let _ = action::install(signal.cast_unsigned());
+    }
+    HandedOver::Left(session)
+}
+
+fn ignore(signal: c_int) -> Result<SignalAction, i32> {
     let ignored = SignalAction {
         handler: SIG_IGN,
         ..SignalAction::default()
     };
     // SAFETY: ignoring runs no code.
-    unsafe { system::sigaction(signal.cast_unsigned(), Some(&ignored)) }.ok()
+    unsafe { system::sigaction(signal.cast_unsigned(), Some(&ignored)) }
 }
 
 /// After an `exec` that failed.
-pub(crate) fn take_back(handed_over: Option<SignalAction>) {
-    if let Some(action) = handed_over {
-        // SAFETY: our own action, as it was.
-        let _ = unsafe {
-            system::sigaction(
-                SIGNAL.load(Ordering::Relaxed).cast_unsigned(),
-                Some(&action),
-            )
-        };
+pub(crate) fn take_back(handed_over: HandedOver) {
+    let signal = SIGNAL.load(Ordering::Relaxed);
+    match handed_over {
+        HandedOver::Nothing => {}
+        HandedOver::Ignored(_) if is_kept(signal) => {
+            let _ = action::install(signal.cast_unsigned());
+        }
+        HandedOver::Ignored(before) => {
+            // SAFETY: the action that was there.
+            let _ = unsafe { system::sigaction(signal.cast_unsigned(), Some(&before)) };
+        }
+        HandedOver::Left(session) => {
+            let end = |execs: u32| match execs.wrapping_sub(1) {
+                0 => Some(RESTORING),
+                others => Some(others),
+            };
+            if EXECS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, end) == Ok(1) {
+                let _ = action::install(signal.cast_unsigned());
+                target::stay(session);
+                EXECS.fetch_and(!RESTORING, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// In the child of a `fork`: threads that were about to `exec` are the parent's, and what they did to the signal is undone.
+pub(crate) fn forget_others() {
+    if EXECS.swap(0, Ordering::SeqCst) != 0 {
+        let signal = SIGNAL.load(Ordering::Relaxed);
+        let _ = action::install(signal.cast_unsigned());
     }
 }
 

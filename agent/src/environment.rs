@@ -12,9 +12,12 @@ use crate::kernel::{self, R_OK};
 use crate::text::{Each, Strings, bytes, value};
 use crate::{real, start};
 use core::ffi::{c_char, c_int};
+use selvedge_sample::action::IGNORED_MARK;
 
 /// Names the session.
 pub(crate) const SESSION: &[u8] = b"SELVEDGE_SESSION";
+/// Behind the session's name, where the program is to find the profiling signal ignored.
+pub(crate) const IGNORED: &[u8] = IGNORED_MARK.as_bytes();
 /// Names the libraries that the loader is to load first, separated by colons or spaces.
 const PRELOAD: &[u8] = b"LD_PRELOAD";
 
@@ -42,27 +45,42 @@ struct Change<'a> {
     wish: Wish,
     agent: &'a [u8],
     session: &'a [u8],
+    mark: &'static [u8],
     before: Strings,
     entries: usize,
     text: usize,
 }
 
-/// Runs `run` with an environment according to `wish`.
+/// The session's name without its mark, and whether it has one.
+pub(crate) fn split_mark(value: &[u8]) -> (&[u8], bool) {
+    match value.strip_suffix(IGNORED) {
+        Some(name) => (name, true),
+        None => (value, false),
+    }
+}
+
+/// Runs `run` with an environment according to `wish`, in which the program is told whether the profiling signal is
+/// `ignored`. `run` is also told whether the program will have the agent.
 ///
 /// # Safety
 ///
 /// `before` is null, or an array of strings that ends with a null.
 pub(crate) unsafe fn with(
     wish: Wish,
+    ignored: bool,
     before: Strings,
-    run: impl FnOnce(Strings) -> c_int,
+    run: impl FnOnce(Strings, bool) -> c_int,
 ) -> c_int {
     /// What usual environments need.
     const FEW: usize = 256;
     /// What any environment that we change may need.
     const MANY: usize = 4096;
     // SAFETY: the caller answers for the array.
-    match unsafe { Change::plan(wish, before) } {
+    let Some((wish, change)) = (unsafe { Change::plan(wish, ignored, before) }) else {
+        return run(before, true);
+    };
+    let run = |environment| run(environment, wish == Wish::CarryOn);
+    match change {
         None => run(before),
         Some(change) if change.entries < FEW && change.text <= 2048 => {
             change.carry_out::<FEW, 2048>(run)
@@ -75,14 +93,17 @@ pub(crate) unsafe fn with(
 }
 
 impl<'a> Change<'a> {
-    /// What has to change; `None` if nothing.
+    /// What can be done of a wish, and what has to change for it, if anything. `None` where the environment is not ours to
+    /// change.
     ///
     /// # Safety
     ///
     /// As for [`with`].
-    unsafe fn plan(wish: Wish, before: Strings) -> Option<Self> {
+    unsafe fn plan(wish: Wish, ignored: bool, before: Strings) -> Option<(Wish, Option<Self>)> {
         let (agent, session) = (real::AGENT.get()?, start::SESSION.get()?);
+        let mark = if ignored { IGNORED } else { b"" };
         let (mut preloaded, mut named, mut other) = (false, false, false);
+        let mut marked = false;
         // Two entries more than there are, and a null.
         let (mut entries, mut preload_bytes) = (3, 0);
         // SAFETY: the caller answers for the array.
@@ -94,8 +115,10 @@ impl<'a> Change<'a> {
                 preloaded |= has_agent(value, agent);
                 preload_bytes = value.len();
             } else if let Some(value) = value(entry, SESSION) {
+                let name;
+                (name, marked) = split_mark(value);
                 named = true;
-                other |= value != session;
+                other |= name != session;
             }
         }
         // Another session was chosen on purpose: a recorder that is recorded itself.
@@ -110,18 +133,20 @@ impl<'a> Change<'a> {
             Wish::Strip
         };
         let done = match wish {
-            Wish::CarryOn => preloaded && named,
+            Wish::CarryOn => preloaded && named && marked == ignored,
             Wish::Strip => !preloaded && !named,
         };
-        let text = agent.len() + session.len() + preload_bytes + 64;
-        (!done).then_some(Self {
+        let text = agent.len() + session.len() + mark.len() + preload_bytes + 64;
+        let change = Self {
             wish,
             agent,
             session,
+            mark,
             before,
             entries,
             text,
-        })
+        };
+        Some((wish, (!done).then_some(change)))
     }
 
     #[inline(never)]
@@ -174,7 +199,7 @@ impl<'a> Change<'a> {
             *places.next()? = texts.finish()?;
         }
         if let Some(session) = session {
-            for part in [SESSION, b"=", session] {
+            for part in [SESSION, b"=", session, self.mark] {
                 texts.add(part)?;
             }
             *places.next()? = texts.finish()?;

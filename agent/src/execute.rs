@@ -18,9 +18,9 @@ use crate::text::Strings;
 use crate::{actions, kernel, start};
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};
-use selvedge_sample::target;
 
-/// Runs `run` with the environment with which `program` is to be started.
+/// Runs `run` with the environment with which `program` is to be started, and whether it will have the agent, as far as is
+/// known.
 ///
 /// # Safety
 ///
@@ -29,20 +29,21 @@ unsafe fn with_environment(
     program: Program,
     wish: Wish,
     before: Strings,
-    run: impl FnOnce(Strings) -> c_int,
+    run: impl FnOnce(Strings, bool) -> c_int,
 ) -> c_int {
     // Nothing is known of a session: most calls of a process that has none to carry on.
     if start::SESSION.get().is_none() {
-        return run(before);
+        return run(before, false);
     }
     // SAFETY: the caller answers for the program's path; names are looked up in our own environment.
     let wish = match unsafe { program.judge(real::environment()) } {
         Verdict::Takes => wish,
         Verdict::Refuses => Wish::Strip,
-        Verdict::Unclear => return run(before),
+        Verdict::Unclear => return run(before, false),
     };
+    let ignored = actions::program_ignores();
     // SAFETY: the caller answers for the environment.
-    unsafe { environment::with(wish, before, run) }
+    unsafe { environment::with(wish, ignored, before, run) }
 }
 
 /// Becomes `program` by `run`.
@@ -59,15 +60,10 @@ unsafe fn become_program(
     // Without children, the process itself is recorded all the same, whatever program it becomes.
     let carry_on = start::children_are_followed() || session.is_some_and(start::is_recording);
     let wish = if carry_on { Wish::CarryOn } else { Wish::Strip };
-    let run = |environment| {
-        let Some(session) = session else {
-            return run(environment);
-        };
-        target::leave(session);
-        let handed_over = actions::hand_over();
+    let run = |environment, has_agent| {
+        let handed_over = actions::hand_over(session, has_agent);
         let result = run(environment);
         actions::take_back(handed_over);
-        target::stay(session);
         result
     };
     // SAFETY: the caller answers for the arguments.
@@ -90,7 +86,7 @@ unsafe fn start_child(
         Wish::Strip
     };
     // SAFETY: the caller answers for the arguments.
-    unsafe { with_environment(program, wish, before, run) }
+    unsafe { with_environment(program, wish, before, |environment, _| run(environment)) }
 }
 
 type Execute<T> = unsafe extern "C" fn(T, Strings, Strings) -> c_int;

@@ -12,6 +12,7 @@ use selvedge_arch::{number, syscall4, syscall6};
 mod own {
     pub(super) const FSTAT: usize = 5;
     pub(super) const PREAD64: usize = 17;
+    pub(super) const SCHED_YIELD: usize = 24;
     pub(super) const MADVISE: usize = 28;
     pub(super) const FGETXATTR: usize = 193;
     pub(super) const EXIT_GROUP: usize = 231;
@@ -173,6 +174,12 @@ pub(crate) unsafe fn execveat(arguments: [usize; 5]) -> c_int {
     // SAFETY: the caller answers for the arguments.
     let result = unsafe { syscall6(number::EXECVEAT, [folder, path, argv, envp, flags, 0]) };
     (result as c_int).wrapping_neg()
+}
+
+/// Lets other threads run.
+pub(crate) fn yield_processor() {
+    // SAFETY: takes no pointers.
+    let _ = unsafe { syscall4(own::SCHED_YIELD, [0; 4]) };
 }
 
 /// Ends the process.

@@ -19,7 +19,7 @@
 //! | variable | value |
 //! |---|---|
 //! | `LD_PRELOAD` | the agent's absolute path, then whatever was there |
-//! | `SELVEDGE_SESSION` | path of the region's file, a colon, the session's number as 16 hexadecimal digits |
+//! | `SELVEDGE_SESSION` | path of the region's file, a colon, the session's number as 16 hexadecimal digits; then `:ignored` where the program is to find the profiling signal ignored |
 #![no_std]
 
 mod actions;

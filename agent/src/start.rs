@@ -15,7 +15,7 @@ use selvedge_sample::region::{MAGIC, Region, VERSION, session};
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Base, Session};
 
-/// The value of `SELVEDGE_SESSION`.
+/// The value of `SELVEDGE_SESSION`, without the mark.
 pub(crate) static SESSION: Kept = Kept::new();
 
 /// Whether the session records children too, and ours was recording: set once, at the start. Relaxed everywhere: says
@@ -37,6 +37,7 @@ unsafe extern "C" fn at_start(_: c_int, _: Strings, envp: *mut *const c_char) {
     let Some(value) = (unsafe { text::variable(envp, environment::SESSION) }) else {
         return;
     };
+    let (value, ignored) = environment::split_mark(value);
     // SAFETY: called once, before the program begins.
     unsafe { real::keep_own_path() };
     // SAFETY: as above.
@@ -52,7 +53,7 @@ unsafe extern "C" fn at_start(_: c_int, _: Strings, envp: *mut *const c_char) {
         // SAFETY: the loader's array, in the memory that the kernel wrote it to; the program has not begun.
         unsafe { environment::clear(envp) };
     }
-    begin(region);
+    begin(region, ignored);
 }
 
 /// Maps the memory of the session that `value` names, if that is recording.
@@ -97,7 +98,7 @@ fn open_session(value: &[u8]) -> Option<&'static Region> {
 /// Begins recording this program.
 ///
 /// The handler is there before anybody can learn of the process and send a signal to it.
-fn begin(region: &'static Region) {
+fn begin(region: &'static Region, ignored: bool) {
     let Ok(before) = action::install(region.header.signal.load(Ordering::Relaxed)) else {
         return;
     };
@@ -111,6 +112,7 @@ fn begin(region: &'static Region) {
     actions::own(
         region.header.signal.load(Ordering::Relaxed).cast_signed(),
         &before,
+        ignored,
     );
     if let Some(address) = real::REGISTER_ATFORK.address() {
         type Handler = Option<extern "C" fn()>;
@@ -132,6 +134,7 @@ extern "C" fn in_child() {
     };
     target::forget();
     threads::forget_others();
+    actions::forget_others();
     if !is_recording(session) {
         CHILDREN.store(0, Ordering::Relaxed);
     }

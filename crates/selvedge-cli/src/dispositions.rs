@@ -28,13 +28,18 @@ static AT_START: extern "C" fn() = remember;
 
 extern "C" fn remember() {
     for (signal, ignored) in &IGNORED {
-        // SAFETY: zero is a valid `sigaction`.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel fills the structure, and changes nothing.
-        unsafe { libc::sigaction(*signal, std::ptr::null(), &raw mut action) };
         // Relaxed: there is one thread.
-        ignored.store(action.sa_sigaction == libc::SIG_IGN, Ordering::Relaxed);
+        ignored.store(is_ignored(*signal), Ordering::Relaxed);
     }
+}
+
+/// Whether a signal is ignored now.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    // SAFETY: zero is a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills the structure, and changes nothing.
+    unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    action.sa_sigaction == libc::SIG_IGN
 }
 
 /// Makes a write beyond `ulimit -f` an error.

@@ -7,6 +7,7 @@ mod progress;
 mod signals;
 
 use crate::arguments::{self, Record};
+use crate::dispositions;
 use crate::failure::{Failure, Result, shown};
 use crate::streams::say;
 use launch::Launch;
@@ -16,6 +17,7 @@ use selvedge_pprof::model::Profile;
 use selvedge_profile::{
     EngineChoice, ITIMER_TAKEN, Running, SessionMemory, Setup, Summary, period_of,
 };
+use selvedge_sample::action::IGNORED_MARK;
 use signals::{Event, Signals};
 use std::fs::Metadata;
 use std::io::IsTerminal;
@@ -74,7 +76,13 @@ pub(crate) fn run(options: &Record) -> Result<ExitCode> {
     // Before the reader's thread is started, so that it inherits the blocked signals.
     let signals = Signals::block().map_err(|e| Failure::system("block signals", e))?;
     let running = Running::start(memory, setup).map_err(Failure::own)?;
-    let session = format!("{place}:{:016x}", running.nonce());
+    // What CMD inherits it is to keep, and an agent cannot tell it from a program that became another one.
+    let ignored = if dispositions::is_ignored(options.signal) {
+        IGNORED_MARK
+    } else {
+        ""
+    };
+    let session = format!("{place}:{:016x}{ignored}", running.nonce());
     for warning in &warnings {
         if !options.quiet {
             say!("selvedge: {warning}");

@@ -86,6 +86,8 @@ fn open(name: &str) -> Result<&'static Region> {
         ))
     };
     let (path, number) = name
+        .strip_suffix(action::IGNORED_MARK)
+        .unwrap_or(name)
         .rsplit_once(':')
         .and_then(|(path, number)| Some((path, u64::from_str_radix(number, 16).ok()?)))
         .ok_or_else(|| unusable("it is not PATH:NUMBER"))?;

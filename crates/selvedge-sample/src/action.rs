@@ -17,6 +17,10 @@ pub const SIG_DFL: usize = 0;
 /// To be ignored.
 pub const SIG_IGN: usize = 1;
 
+/// Behind the session's name in a program's environment: the profiling signal is ignored, and not only by a recorded
+/// program that became this one. From the outside both look alike.
+pub const IGNORED_MARK: &str = ":ignored";
+
 /// Address of the program's own handler for the profiling signal: see [`set_program_action`].
 static PROGRAM_HANDLER: AtomicU64 = AtomicU64::new(0);
 /// Its mask.

@@ -1,6 +1,6 @@
 //! The program's own use of the profiling signal.
 
-use crate::programs::compile;
+use crate::programs::{compile, try_compile};
 use crate::session::{Session, is_sampled_in_three, quiet, samples};
 use std::os::unix::process::ExitStatusExt;
 
@@ -122,4 +122,118 @@ fn system_calls_are_not_interrupted() {
         }";
     let session = Session::new(true);
     quiet(&mut session.command(compile("calls", &body.replace('`', "\""))));
+}
+
+/// Sets the action of the signal that `argv[1]` names, and becomes or starts `argv[3]` as `argv[2]` says.
+const PASSER: &str = r#"
+int main(int count, char **arguments) {
+    signal(SIGPROF, !strcmp(arguments[1], "ignored") ? SIG_IGN : !strcmp(arguments[1], "handled") ? exit : SIG_DFL);
+    char **rest = arguments + 3, *way = arguments[2]; pid_t child = 0; int status;
+    if (!strcmp(way, "fork")) child = fork();
+    if (!strcmp(way, "vfork") && !(child = vfork())) { execve("/no/such/program", rest, environ); execve(*rest, rest, environ); _exit(80); }
+    if (!strcmp(way, "spawn") && posix_spawn(&child, *rest, 0, 0, rest, environ)) return 81;
+    if (!child) { execv("/no/such/program", rest); execv(*rest, rest); return 82; }
+    waitpid(child, &status, 0);
+    return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+"#;
+
+/// Says whether the signal is ignored, as the program and the kernel see it, and sends it.
+const SENDER: &str = r#"
+int main(void) {
+    struct sigaction action;
+    sigaction(SIGPROF, 0, &action);
+    printf("%s\n", action.sa_handler == SIG_IGN ? "ignored" : action.sa_handler == SIG_DFL ? "default" : "handled");
+    fflush(stdout);
+    raise(SIGPROF);
+    return 0;
+}
+"#;
+
+/// Runs the passer; gives back what the sender says, and whether it lives.
+fn passed(
+    action: &str,
+    way: &str,
+    passer: &std::path::Path,
+    sender: &std::path::Path,
+) -> (String, bool) {
+    let session = Session::new(true);
+    let output = session
+        .command(passer)
+        .args([action, way])
+        .arg(sender)
+        .output()
+        .unwrap();
+    let code = output
+        .status
+        .code()
+        .unwrap_or(128 + output.status.signal().unwrap_or(0));
+    assert!(
+        [0, 128 + libc::SIGPROF].contains(&code),
+        "{action}, {way}: {output:?}"
+    );
+    (String::from_utf8(output.stdout).unwrap(), code == 0)
+}
+
+#[test]
+fn ignored_signal_is_inherited_and_no_other_is() {
+    let passer = compile("passer", PASSER);
+    let dynamic = compile("sender", SENDER);
+    let alone = try_compile("alone", SENDER, &["-static"]);
+    for way in ["exec", "fork", "vfork", "spawn"] {
+        for sender in [Some(&dynamic), alone.as_ref()].into_iter().flatten() {
+            let kind = sender.display();
+            for action in ["default", "handled"] {
+                let (said, lives) = passed(action, way, &passer, sender);
+                assert_eq!(
+                    (said.as_str(), lives),
+                    ("default\n", false),
+                    "{action}, {way}, {kind}"
+                );
+            }
+            // docs/TROUBLESHOOTING.md: the C library starts the child, and the kernel knows our handler only.
+            if way == "spawn" && Some(sender) == alone.as_ref() {
+                continue;
+            }
+            let (said, lives) = passed("ignored", way, &passer, sender);
+            assert_eq!((said.as_str(), lives), ("ignored\n", true), "{way}, {kind}");
+        }
+    }
+    // A mark is taken back by a program that does not ignore the signal any more.
+    let session = Session::new(true);
+    let mut chain = session.command(&passer);
+    let output = chain
+        .args(["ignored", "exec"])
+        .arg(&passer)
+        .args(["default", "exec"])
+        .arg(&dynamic)
+        .output();
+    assert_eq!(
+        String::from_utf8_lossy(&output.unwrap().stdout),
+        "default\n"
+    );
+}
+
+#[test]
+fn failing_execs_at_the_same_time_go_on_recording() {
+    let program = compile(
+        "crowd",
+        r#"
+        static void *run(void *none) {
+            char *arguments[] = { "none", 0 };
+            for (int i = 0; i < 2000; i++) execve("/no/such/program", arguments, environ);
+            return none;
+        }
+        int main(void) {
+            pthread_t threads[4];
+            for (int i = 0; i < 4; i++) pthread_create(threads + i, 0, run, 0);
+            for (int i = 0; i < 4; i++) pthread_join(threads[i], 0);
+            struct { void *handler; long flags; void *restorer; long mask; } action;
+            syscall(SYS_rt_sigaction, SIGPROF, 0, &action, 8);
+            burn(100);
+            return action.handler == SIG_IGN;
+        }"#,
+    );
+    let session = Session::new(true);
+    quiet(&mut session.command(&program));
 }

@@ -290,3 +290,15 @@ fn itimer_engine_warns_that_it_takes_the_programs_own() {
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert_eq!(said.matches("ITIMER_PROF").count(), 2, "{said}");
 }
+
+#[test]
+fn signal_that_the_caller_ignores_stays_ignored() {
+    let workshop = Workshop::new();
+    let program = workshop.program(
+        "sender",
+        "BURNER(hot) int main(void) { raise(SIGPROF); hot(0.1); return 7; }",
+    );
+    let caller = ["sh", "-c", "trap '' PROF; exec \"$0\" \"$@\""];
+    workshop.record().through(&caller).run([&program]).exits(7);
+    workshop.record().run([&program]).exits(128 + 27);
+}
