@@ -1,7 +1,11 @@
 //! The environment that a program is started with: whether it carries the recording on.
 //!
 //! Usually nothing has to change, and the program's own array is passed through. Otherwise the new array and its texts
-//! are put together on the stack: a child of `vfork` must not leave anything behind in its parent's memory.
+//! are put together in memory that a child of `vfork` does not leave behind in its parent's: see `scratch`.
+//!
+//! **Stack.** The hooks of `exec` and `posix_spawn` need less than 4 KiB of the caller's stack more than the functions that
+//! they call, whatever the program's environment: [`FEW`] entries or fewer are put together on the stack, since that is
+//! cheaper; a program's file is read in pieces of 1 KiB before.
 //!
 //! # Safety
 //!
@@ -9,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use crate::kernel::{self, R_OK};
+use crate::scratch::Scratch;
 use crate::text::{Each, Strings, bytes, value};
 use crate::{real, start};
 use core::ffi::{c_char, c_int};
@@ -20,6 +25,11 @@ pub(crate) const SESSION: &[u8] = b"SELVEDGE_SESSION";
 pub(crate) const IGNORED: &[u8] = IGNORED_MARK.as_bytes();
 /// Names the libraries that the loader is to load first, separated by colons or spaces.
 const PRELOAD: &[u8] = b"LD_PRELOAD";
+
+/// Entries of an environment that is put together on the stack.
+const FEW: usize = 192;
+/// Bytes of its new texts.
+const FEW_BYTES: usize = 768;
 
 /// What is to become of the recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,10 +81,6 @@ pub(crate) unsafe fn with(
     before: Strings,
     run: impl FnOnce(Strings, bool) -> c_int,
 ) -> c_int {
-    /// What usual environments need.
-    const FEW: usize = 256;
-    /// What any environment that we change may need.
-    const MANY: usize = 4096;
     // SAFETY: the caller answers for the array.
     let Some((wish, change)) = (unsafe { Change::plan(wish, ignored, before) }) else {
         return run(before, true);
@@ -82,13 +88,7 @@ pub(crate) unsafe fn with(
     let run = |environment| run(environment, wish == Wish::CarryOn);
     match change {
         None => run(before),
-        Some(change) if change.entries < FEW && change.text <= 2048 => {
-            change.carry_out::<FEW, 2048>(run)
-        }
-        Some(change) if change.entries < MANY && change.text <= 8192 => {
-            change.carry_out::<MANY, 8192>(run)
-        }
-        Some(_) => run(before),
+        Some(change) => change.carry_out(run),
     }
 }
 
@@ -149,20 +149,49 @@ impl<'a> Change<'a> {
         Some((wish, (!done).then_some(change)))
     }
 
+    fn carry_out(self, run: impl FnOnce(Strings) -> c_int) -> c_int {
+        if self.entries <= FEW && self.text <= FEW_BYTES {
+            self.carry_out_on_stack(run)
+        } else {
+            self.carry_out_elsewhere(run)
+        }
+    }
+
     #[inline(never)]
-    fn carry_out<const ENTRIES: usize, const TEXT: usize>(
-        self,
+    fn carry_out_on_stack(self, run: impl FnOnce(Strings) -> c_int) -> c_int {
+        let mut entries = [0; FEW];
+        let mut text = [0_u8; FEW_BYTES];
+        self.fill_and_run(&mut entries, &mut text, run)
+    }
+
+    #[inline(never)]
+    fn carry_out_elsewhere(self, run: impl FnOnce(Strings) -> c_int) -> c_int {
+        let room = Scratch::until_exec(self.entries * size_of::<usize>() + self.text);
+        let Some(mut room) = room else {
+            return run(self.before);
+        };
+        let Some((entries, text)) = room.words().split_at_mut_checked(self.entries) else {
+            return run(self.before);
+        };
+        // SAFETY: bytes of words, which are not used otherwise meanwhile.
+        let (_, text, _) = unsafe { text.align_to_mut::<u8>() };
+        self.fill_and_run(entries, text, run)
+    }
+
+    fn fill_and_run(
+        &self,
+        entries: &mut [usize],
+        text: &mut [u8],
         run: impl FnOnce(Strings) -> c_int,
     ) -> c_int {
-        let mut entries = [core::ptr::null::<c_char>(); ENTRIES];
-        let mut text = [0_u8; TEXT];
-        match self.fill(&mut entries, &mut text) {
-            Some(()) => run(entries.as_ptr()),
+        match self.fill(entries, text) {
+            Some(()) => run(entries.as_ptr().cast()),
             None => run(self.before),
         }
     }
 
-    fn fill(&self, entries: &mut [*const c_char], text: &mut [u8]) -> Option<()> {
+    /// Writes the environment: addresses of strings, then a null.
+    fn fill(&self, entries: &mut [usize], text: &mut [u8]) -> Option<()> {
         let mut texts = Texts {
             room: text,
             start: 0,
@@ -178,7 +207,7 @@ impl<'a> Change<'a> {
                 // As for the loader, the last one counts.
                 preload = Some(value);
             } else if value(content, SESSION).is_none() {
-                *places.next()? = entry;
+                *places.next()? = entry.addr();
             }
         }
         let before = preload.unwrap_or(b"");
@@ -196,14 +225,15 @@ impl<'a> Change<'a> {
             joint = b":";
         }
         if joint == b":" {
-            *places.next()? = texts.finish()?;
+            *places.next()? = texts.finish()?.addr();
         }
         if let Some(session) = session {
             for part in [SESSION, b"=", session, self.mark] {
                 texts.add(part)?;
             }
-            *places.next()? = texts.finish()?;
+            *places.next()? = texts.finish()?.addr();
         }
+        *places.next()? = 0;
         Some(())
     }
 }

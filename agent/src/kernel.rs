@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use core::ffi::{c_char, c_int};
+use core::sync::atomic::AtomicU32;
 use selvedge_arch::{number, syscall4, syscall6};
 
 /// Numbers of system calls that only the agent makes (arch/x86/entry/syscalls/syscall_64.tbl).
@@ -15,6 +16,7 @@ mod own {
     pub(super) const SCHED_YIELD: usize = 24;
     pub(super) const MADVISE: usize = 28;
     pub(super) const FGETXATTR: usize = 193;
+    pub(super) const SET_TID_ADDRESS: usize = 218;
     pub(super) const EXIT_GROUP: usize = 231;
     pub(super) const OPENAT: usize = 257;
     pub(super) const FACCESSAT: usize = 269;
@@ -129,6 +131,24 @@ impl Drop for Descriptor {
 pub(crate) unsafe fn unmap(start: *mut u8, length: usize) {
     // SAFETY: the caller answers for it.
     let _ = unsafe { syscall4(number::MUNMAP, [start as usize, length, 0, 0]) };
+}
+
+/// Maps memory, private and zero, for reading and writing.
+pub(crate) fn map_memory(length: usize) -> Option<usize> {
+    const PROT_READ_WRITE: usize = 3;
+    const MAP_PRIVATE_ANONYMOUS: usize = 0x22;
+    let none = usize::MAX;
+    let arguments = [0, length, PROT_READ_WRITE, MAP_PRIVATE_ANONYMOUS, none, 0];
+    // SAFETY: a new mapping at an address that the kernel chooses takes nothing away.
+    let mapped = unsafe { syscall6(number::MMAP, arguments) };
+    usize::try_from(mapped).ok()
+}
+
+/// Has the kernel clear a word when the calling thread gives up its memory and others still use it; or no word any more.
+pub(crate) fn clear_at_end(word: Option<&'static AtomicU32>) {
+    let address = word.map_or(0, |word| core::ptr::from_ref(word).addr());
+    // SAFETY: the word lives as long as the process, and is atomic.
+    let _ = unsafe { syscall4(own::SET_TID_ADDRESS, [address, 0, 0, 0]) };
 }
 
 /// Leaves a mapping out of core dumps.

@@ -10,6 +10,7 @@
 //! - `ending` notes the end of the process
 //! - `actions` lets the program use the profiling signal as if it were its own
 //! - `real` finds the functions that the hooks stand in front of, with `object`
+//! - `scratch` memory where the stack may have no room
 //! - `kernel` system calls, `memory` the memory functions that the compiler asks for
 //!
 //! It should not be linked to or loaded by hand: it speaks to the recorder of its own version only.
@@ -31,6 +32,7 @@ mod memory;
 mod object;
 mod program;
 mod real;
+mod scratch;
 mod start;
 mod text;
 mod threads;

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::kernel::{self, AT_FDCWD, Descriptor, X_OK};
+use crate::scratch::Scratch;
 use crate::text::{self, Strings};
 use core::ffi::{c_char, c_int};
 
@@ -33,8 +34,6 @@ pub(crate) enum Program {
 
 /// Interpreters of interpreters that are followed: what the kernel does (fs/exec.c).
 const INTERPRETERS: usize = 4;
-/// Longest path (`PATH_MAX`).
-const PATH_BYTES: usize = 4096;
 /// Bytes of a file that are read at first: the kernel reads 256 of a script.
 const HEAD_BYTES: usize = 1024;
 
@@ -77,40 +76,13 @@ fn open_again(descriptor: c_int) -> Option<Descriptor> {
     unsafe { Descriptor::open(AT_FDCWD, path.as_ptr().cast(), false) }
 }
 
-/// A path being put together, NUL-terminated.
-struct Path([u8; PATH_BYTES]);
-
-impl Path {
-    /// The texts, one after the other; `None` where there is no room.
-    #[inline(always)]
-    fn of(texts: [&[u8]; 3]) -> Option<Self> {
-        let mut path = Self([0; PATH_BYTES]);
-        let (mut room, _) = path.0.split_last_chunk_mut::<1>()?;
-        for text in texts {
-            let (place, rest) = room.split_at_mut_checked(text.len())?;
-            place.copy_from_slice(text);
-            room = rest;
-        }
-        Some(path)
-    }
-
-    fn open(&self) -> Option<Descriptor> {
-        // SAFETY: the last byte is a NUL at least.
-        unsafe { Descriptor::open(AT_FDCWD, self.0.as_ptr().cast(), false) }
-    }
-
-    fn is_executable(&self) -> bool {
-        // SAFETY: as in `open`.
-        unsafe { kernel::may(self.0.as_ptr().cast(), X_OK) }
-    }
-}
-
 /// Finds a program as `execvp` does.
 ///
 /// # Safety
 ///
 /// `name` is a NUL-terminated string, `environment` an array of such.
 unsafe fn search(name: *const c_char, environment: Strings) -> Option<Descriptor> {
+    const SLASH_AND_NUL: usize = 2;
     // SAFETY: the caller answers for the name.
     let bytes = unsafe { text::bytes(name) };
     if bytes.contains(&b'/') {
@@ -119,11 +91,25 @@ unsafe fn search(name: *const c_char, environment: Strings) -> Option<Descriptor
     }
     // SAFETY: the caller answers for the environment.
     let folders = unsafe { text::variable(environment, b"PATH") }.unwrap_or(b"/bin:/usr/bin");
-    folders.split(|&byte| byte == b':').find_map(|folder| {
+    let folders = folders.split(|&byte| byte == b':');
+    let longest = folders.clone().map(<[u8]>::len).max()?;
+    let mut room = Scratch::new(longest + bytes.len() + SLASH_AND_NUL + size_of::<usize>())?;
+    // SAFETY: bytes of words, which are not used otherwise meanwhile.
+    let (_, room, _) = unsafe { room.words().align_to_mut::<u8>() };
+    folders.into_iter().find_map(|folder| {
         let slash: &[u8] = if folder.is_empty() { b"" } else { b"/" };
-        let path = Path::of([folder, slash, bytes])?;
-        let file = if path.is_executable() {
-            path.open()
+        let mut rest = &mut *room;
+        for part in [folder, slash, bytes, b"\0"] {
+            let (place, behind) = rest.split_at_mut_checked(part.len())?;
+            place.copy_from_slice(part);
+            rest = behind;
+        }
+        let path = room.as_ptr().cast();
+        // SAFETY: NUL-terminated above.
+        let executable = unsafe { kernel::may(path, X_OK) };
+        let file = if executable {
+            // SAFETY: as above.
+            unsafe { Descriptor::open(AT_FDCWD, path, false) }
         } else {
             None
         }?;
@@ -150,7 +136,18 @@ fn judge_file(file: Descriptor, path: &[u8]) -> Verdict {
             return Verdict::Unclear;
         };
         is_loader = contains(interpreter, LOADER);
-        let Some(next) = Path::of([interpreter, b"", b""]).and_then(|path| path.open()) else {
+        // The kernel looks no further than so many bytes into a script. The last one is a NUL.
+        let mut path = [0_u8; 256];
+        let Some(place) = path
+            .get_mut(..255)
+            .and_then(|path| path.get_mut(..interpreter.len()))
+        else {
+            return Verdict::Unclear;
+        };
+        place.copy_from_slice(interpreter);
+        // SAFETY: NUL-terminated.
+        let Some(next) = (unsafe { Descriptor::open(AT_FDCWD, path.as_ptr().cast(), false) })
+        else {
             return Verdict::Unclear;
         };
         file = next;

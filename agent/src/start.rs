@@ -7,7 +7,7 @@
 
 use crate::kernel::{AT_FDCWD, Descriptor};
 use crate::text::{self, Kept, Strings};
-use crate::{actions, environment, kernel, real, threads};
+use crate::{actions, environment, kernel, real, scratch, threads};
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
 use selvedge_sample::action;
@@ -43,6 +43,8 @@ unsafe extern "C" fn at_start(_: c_int, _: Strings, envp: *mut *const c_char) {
     // SAFETY: as above.
     unsafe { SESSION.set(value) };
     real::look_up_all();
+    scratch::own();
+    register_in_child();
     let Some(region) = open_session(value) else {
         return;
     };
@@ -114,6 +116,11 @@ fn begin(region: &'static Region, ignored: bool) {
         &before,
         ignored,
     );
+    target::start_thread(session, system::gettid(), Base::Now);
+    threads::watch_end_of_this_one(false);
+}
+
+fn register_in_child() {
     if let Some(address) = real::REGISTER_ATFORK.address() {
         type Handler = Option<extern "C" fn()>;
         type Register = unsafe extern "C" fn(Handler, Handler, Handler, *const c_void) -> c_int;
@@ -123,12 +130,11 @@ fn begin(region: &'static Region, ignored: bool) {
         // SAFETY: the handler stays loaded as long as the process lives.
         unsafe { register(None, None, Some(in_child), object) };
     }
-    target::start_thread(session, system::gettid(), Base::Now);
-    threads::watch_end_of_this_one(false);
 }
 
 /// Run by `fork` in the child, which has one thread and no timer.
 extern "C" fn in_child() {
+    scratch::own();
     let Some(session) = target::session() else {
         return;
     };
