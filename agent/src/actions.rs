@@ -228,6 +228,48 @@ extern "C" fn siginterrupt(signal: c_int, interrupt: c_int) -> c_int {
     unsafe { set(signal, interrupt) }
 }
 
+/// Does nothing. In place of the default action, which would end the program if the reader had just sent a signal, but
+/// like that, it is what a program finds that is executed later.
+extern "C" fn ignore_until_exec(_: c_int) {}
+
+/// Gives the signal back to the program. What is pending is dropped. Gives back what [`own_again`] needs.
+pub(crate) fn give_back() -> c_int {
+    let signal = SIGNAL.load(Ordering::Relaxed);
+    if signal == 0 {
+        return 0;
+    }
+    let own = kept();
+    let _ = ignore(signal);
+    SIGNAL.store(0, Ordering::Relaxed);
+    match own.handler {
+        SIG_IGN => {}
+        SIG_DFL => {
+            const SA_RESTORER: usize = 0x0400_0000;
+            let deaf = SignalAction {
+                handler: ignore_until_exec as *const () as usize,
+                flags: SA_RESTORER | SA_RESTART,
+                restorer: selvedge_arch::signal_return(),
+                mask: 0,
+            };
+            // SAFETY: a handler that does nothing may run anywhere.
+            let _ = unsafe { system::sigaction(signal.cast_unsigned(), Some(&deaf)) };
+        }
+        _ => {
+            // SAFETY: what the program has set.
+            unsafe { set_action(signal, &raw const own, core::ptr::null_mut()) };
+        }
+    }
+    signal
+}
+
+/// Takes the signal again after [`give_back`].
+pub(crate) fn own_again(signal: c_int) {
+    if signal != 0 {
+        SIGNAL.store(signal, Ordering::Relaxed);
+        let _ = action::install(signal.cast_unsigned());
+    }
+}
+
 /// Whether a program that this one starts is to find the profiling signal ignored, as it would without us.
 pub(crate) fn program_ignores() -> bool {
     let signal = SIGNAL.load(Ordering::Relaxed);

@@ -5,7 +5,7 @@
 //! This file is `unsafe` because it defines functions under the C library's names.
 #![allow(unsafe_code)]
 
-use crate::{kernel, real};
+use crate::{kernel, real, sandbox};
 use core::ffi::c_int;
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Session};
@@ -19,8 +19,12 @@ extern "C" fn at_exit() {
     leave();
 }
 
-/// This process's session. A child of `vfork` shares its parent's memory, but not the session found there.
+/// This process's session. A child of `vfork` shares its parent's memory, but not the session found there. In a sandbox,
+/// there is none any more.
 pub(crate) fn own_session() -> Option<Session> {
+    if sandbox::is_entered() {
+        return None;
+    }
     let session = target::session()?;
     // Relaxed: written before the session could be found.
     let owner = session

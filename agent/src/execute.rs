@@ -15,7 +15,7 @@ use crate::kernel::AT_FDCWD;
 use crate::program::{Program, Verdict};
 use crate::real::{self, Real};
 use crate::text::Strings;
-use crate::{actions, kernel, start};
+use crate::{actions, kernel, sandbox, start};
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};
 
@@ -34,6 +34,10 @@ unsafe fn with_environment(
     // Nothing is known of a session: most calls of a process that has none to carry on.
     if start::SESSION.get().is_none() {
         return run(before, false);
+    }
+    if sandbox::is_entered() {
+        // SAFETY: the caller answers for the environment.
+        return unsafe { environment::with(Wish::Strip, false, before, run) };
     }
     // SAFETY: the caller answers for the program's path; names are looked up in our own environment.
     let wish = match unsafe { program.judge(real::environment()) } {

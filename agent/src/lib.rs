@@ -9,6 +9,7 @@
 //! - `execute` carries the recording over an `exec`, with `environment` and `program`
 //! - `ending` notes the end of the process
 //! - `actions` lets the program use the profiling signal as if it were its own
+//! - `sandbox` stops before the program forbids itself the handler's system calls
 //! - `real` finds the functions that the hooks stand in front of, with `object`
 //! - `scratch` memory where the stack may have no room
 //! - `kernel` system calls, `memory` the memory functions that the compiler asks for
@@ -32,6 +33,7 @@ mod memory;
 mod object;
 mod program;
 mod real;
+mod sandbox;
 mod scratch;
 mod start;
 mod text;

@@ -27,6 +27,9 @@ const UNKNOWN: usize = 0;
 const ABSENT: usize = 1;
 
 impl Real {
+    /// Where the address is in a `Real`, for assembly.
+    pub(crate) const ADDRESS: usize = core::mem::offset_of!(Self, address);
+
     const fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -82,6 +85,8 @@ pub(crate) static SIGSET: Real = Real::new("sigset");
 pub(crate) static SIGIGNORE: Real = Real::new("sigignore");
 pub(crate) static SIGINTERRUPT: Real = Real::new("siginterrupt");
 pub(crate) static QUICK_EXIT: Real = Real::new("quick_exit");
+pub(crate) static PRCTL: Real = Real::new("prctl");
+pub(crate) static SYSCALL: Real = Real::new("syscall");
 
 /// Whether the program's C library is glibc, wherever in the loader's order it is.
 pub(crate) fn is_glibc() -> bool {
@@ -114,6 +119,8 @@ pub(crate) fn look_up_all() {
         &SIGIGNORE,
         &SIGINTERRUPT,
         &QUICK_EXIT,
+        &PRCTL,
+        &SYSCALL,
     ] {
         let _ = real.address();
     }

@@ -12,7 +12,7 @@
 //! This file is `unsafe` because it makes slices of memory from the kernel.
 #![allow(unsafe_code)]
 
-use crate::kernel;
+use crate::{kernel, sandbox};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use selvedge_sample::system;
 
@@ -26,6 +26,11 @@ pub(crate) fn own() {
     for area in &AREAS {
         area.busy.store(0, Ordering::Relaxed);
     }
+}
+
+/// Whether this process has this memory to itself: it is no child of `vfork`.
+pub(crate) fn is_owner() -> bool {
+    OWNER.load(Ordering::Relaxed) == system::getpid()
 }
 
 /// Memory that is taken back when this is dropped.
@@ -60,7 +65,8 @@ impl Scratch {
     /// At least `length` bytes, until they are dropped or the process becomes another program.
     pub(crate) fn until_exec(length: usize) -> Option<Self> {
         let length = length.next_multiple_of(4096);
-        if OWNER.load(Ordering::Relaxed) == system::getpid() {
+        // In a sandbox, asking for the process's id may be the end of it; a child of `vfork` leaves this behind then.
+        if sandbox::is_entered() || is_owner() {
             return Self::new(length);
         }
         let free = |area: &&Area| {

@@ -7,7 +7,7 @@
 
 use crate::kernel::{AT_FDCWD, Descriptor};
 use crate::text::{self, Kept, Strings};
-use crate::{actions, environment, kernel, real, scratch, threads};
+use crate::{actions, environment, kernel, real, sandbox, scratch, threads};
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
 use selvedge_sample::action;
@@ -134,6 +134,9 @@ fn register_in_child() {
 
 /// Run by `fork` in the child, which has one thread and no timer.
 extern "C" fn in_child() {
+    if sandbox::is_entered() {
+        return target::forget();
+    }
     scratch::own();
     let Some(session) = target::session() else {
         return;
@@ -154,7 +157,9 @@ extern "C" fn in_child() {
 
 /// Whether programs that this process starts are to be recorded. After the recording, there is nothing to follow them for.
 pub(crate) fn children_are_followed() -> bool {
-    CHILDREN.load(Ordering::Relaxed) == 1 && target::session().is_none_or(is_recording)
+    CHILDREN.load(Ordering::Relaxed) == 1
+        && !sandbox::is_entered()
+        && target::session().is_none_or(is_recording)
 }
 
 /// Whether a session is recording now.

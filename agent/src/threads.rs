@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use crate::ending::own_session;
-use crate::real;
+use crate::{real, sandbox};
 use core::arch::naked_asm;
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -129,6 +129,11 @@ unsafe extern "C" fn begin(order: *const Order) -> Routine {
     if let Some(session) = own_session() {
         if target::start_thread(session, system::gettid(), Base::Birth).is_none() {
             target::note_refused(session);
+        }
+        if sandbox::is_entered() {
+            // Too late to be stopped with the others.
+            target::end_this_thread(session);
+            return routine;
         }
         target::let_signal_through(session);
         watch_end_of_this_one(true);

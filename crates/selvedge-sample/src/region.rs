@@ -233,6 +233,9 @@ pub struct Process {
     pub unsampled: AtomicU64,
     /// Samples lost, by [`Loss`].
     pub lost: [Tally; LOSSES],
+    /// 1 once the process has entered a sandbox, in which the handler's system calls might kill it: it is not sampled from
+    /// then on, and must be sent no signal.
+    pub sandboxed: AtomicU32,
 }
 
 /// Words of [`Thread::scratch`].

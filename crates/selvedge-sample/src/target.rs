@@ -108,6 +108,7 @@ pub fn attach(region: &'static Region) -> Option<Session> {
         &process.threads,
         &process.threads_refused,
         &process.orders,
+        &process.sandboxed,
     ] {
         zeroed.store(0, Ordering::Relaxed);
     }

@@ -82,6 +82,7 @@ fn offers_its_hooks_only() {
         "fexecve",
         "posix_spawn",
         "posix_spawnp",
+        "prctl",
         "pthread_create",
         "quick_exit",
         "sigaction",
@@ -90,6 +91,7 @@ fn offers_its_hooks_only() {
         "signal",
         "sigset",
         "ssignal",
+        "syscall",
         "sysv_signal",
     ];
     assert_eq!(offered, hooks);

@@ -5,5 +5,6 @@ mod attach;
 mod environment;
 mod file;
 mod programs;
+mod sandbox;
 mod session;
 mod threads;
