@@ -602,6 +602,7 @@ fn facts(image: &Image, process: &Process) -> ImageFacts {
         engine: Engine::from_code(process.engine.load(relaxed)),
         engine_error: process.engine_error.load(relaxed),
         signal_shared: process.signal_shared.load(relaxed) != 0,
+        sandboxed: process.sandboxed.load(relaxed) != 0,
         threads: process.threads.load(relaxed),
         threads_refused: process.threads_refused.load(relaxed),
         cpu: match image.standing {

@@ -27,6 +27,8 @@ pub struct ImageFacts {
     pub engine_error: i32,
     /// Whether the program handles the profiling signal too.
     pub signal_shared: bool,
+    /// Whether the program entered a sandbox (seccomp), which ended its sampling.
+    pub sandboxed: bool,
     /// Threads that were profiled.
     pub threads: u32,
     /// Threads that found no room.
@@ -209,6 +211,12 @@ impl Summary {
             remarks.push(format!(
                 "{} processes are in another namespace of process ids: there, only threads that the agent saw begin are sampled, by the timer and itimer engines, and CPU time is what they told",
                 self.elsewhere
+            ));
+        }
+        if let Some(image) = self.images.iter().find(|image| image.sandboxed) {
+            remarks.push(format!(
+                "{} entered a sandbox (seccomp), which may forbid what sampling needs: not sampled from then on",
+                image.name
             ));
         }
         if self.abandoned {

@@ -137,3 +137,75 @@ fn agents_of_other_versions_go_a_month_after_their_last_use() {
     );
     assert_eq!(listed.lines().count(), 3, "{listed}");
 }
+
+#[test]
+fn failing_execs_of_several_threads_leave_the_recording_on() {
+    best_of_three(|| {
+        let recording = Workshop::new()
+            .record_source(
+                &["-F", "250"],
+                "extern char **environ;
+                 void *fails(void *p) { char *a[] = {\"x\", 0};
+                   for (int i = 0; i < 2000; i++) execve(\"/no/such/program\", a, environ); return p; }
+                 BURNER(afterwards)
+                 int main(void) { pthread_t t[4];
+                   for (int i = 0; i < 4; i++) pthread_create(t + i, 0, fails, 0);
+                   for (int i = 0; i < 4; i++) pthread_join(t[i], 0);
+                   afterwards(0.4); return 0; }",
+            )
+            .exits(0);
+        let seconds = recording.stacks().through("afterwards").seconds();
+        within("afterwards", seconds, 0.3..=0.45);
+    });
+}
+
+/// By `raise`: a signal that is not the profiler's.
+const RAISES: &str = "int main(int n, char **v) {
+    struct sigaction a; sigaction(SIGPROF, 0, &a); printf(\"ignored %d\\n\", a.sa_handler == SIG_IGN); fflush(stdout);
+    raise(SIGPROF); return 7; }";
+
+#[test]
+fn profiling_signal_that_the_caller_ignores_stays_ignored() {
+    let workshop = Workshop::new();
+    let program = workshop.program("program", RAISES);
+    let recording = workshop
+        .record()
+        .through(&["sh", "-c", "trap '' PROF; exec \"$@\"", "sh"])
+        .run([program])
+        .exits(7);
+    assert_eq!(recording.stdout, "ignored 1\n");
+}
+
+#[test]
+fn profiling_signal_is_not_ignored_by_what_a_program_becomes() {
+    let workshop = Workshop::new();
+    let next = workshop.program("next", RAISES);
+    let program = workshop.program(
+        "program",
+        "int main(int n, char **v) { execv(v[1], v + 1); return 6; }",
+    );
+    let recording = workshop.record().run([program, next]).exits(128 + 27);
+    assert_eq!(recording.stdout, "ignored 0\n");
+}
+
+#[test]
+fn thread_with_a_small_stack_starts_programs_in_a_large_environment() {
+    let workshop = Workshop::new();
+    let Ok(child) = workshop.compile("child", "int main(void) { return 7; }", &["-static"]) else {
+        return skip("small stack", "no static C library here");
+    };
+    let program = workshop.program(
+        "program",
+        "extern char **environ; char **v; int status;
+         void *starts(void *p) { int pid = fork(); if (pid == 0) { execve(v[1], v + 1, environ); _exit(99); }
+           waitpid(pid, &status, 0); return p; }
+         int main(int n, char **arguments) { v = arguments; pthread_attr_t a; pthread_t t; pthread_attr_init(&a);
+           pthread_attr_setstacksize(&a, 32768); pthread_create(&t, &a, starts, 0); pthread_join(t, 0);
+           return WIFEXITED(status) ? WEXITSTATUS(status) : 100; }",
+    );
+    let mut setup = workshop.record();
+    for number in 0..300 {
+        setup = setup.variable(&format!("VARIABLE_{number}"), "1");
+    }
+    setup.run([program, child]).exits(7);
+}
