@@ -12,22 +12,18 @@ use crate::ending::own_session;
 use crate::kernel;
 use crate::real::{self, Real};
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicUsize, Ordering};
-use selvedge_sample::action::{self, SIG_DFL, SIG_IGN};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use selvedge_sample::action::{self, ProgramAction, SA_RESETHAND, SA_RESTART, SIG_DFL, SIG_IGN};
 use selvedge_sample::region::Engine;
 use selvedge_sample::system::{self, Mask, SignalAction};
 use selvedge_sample::target::{self, Session};
 
 const SIG_HOLD: usize = 2;
 const SIG_ERR: usize = usize::MAX;
-const SA_RESTART: usize = 0x1000_0000;
 const SA_NODEFER: usize = 0x4000_0000;
-const SA_RESETHAND: usize = 0x8000_0000;
 
 /// The profiling signal; 0 while the agent has no handler. Relaxed: the rest is read through the session.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
-/// Flags that the program set with its action.
-static FLAGS: AtomicUsize = AtomicUsize::new(0);
 
 /// From now on the agent's handler is the kernel's action for `signal`, in place of `before`.
 ///
@@ -40,6 +36,11 @@ pub(crate) fn own(signal: c_int, before: &SignalAction, ignored: bool) {
         keep(before.handler, before.mask, before.flags);
     }
     SIGNAL.store(signal, Ordering::Relaxed);
+}
+
+/// The profiling signal, where its action is kept here.
+pub(crate) fn signal_kept() -> Option<c_int> {
+    Some(SIGNAL.load(Ordering::Relaxed)).filter(|&signal| is_kept(signal))
 }
 
 /// Whether the action of `signal` is kept here. In a child of `vfork`, the kernel's action is the child's own, and what is
@@ -60,24 +61,33 @@ struct Action {
 }
 
 fn kept() -> Action {
-    let (handler, first) = action::program_action();
+    let own = action::program_action();
     let mut mask = [0; 16];
     let [word, ..] = &mut mask;
-    *word = first;
+    *word = own.mask;
     Action {
-        handler,
+        handler: own.handler,
         mask,
-        flags: FLAGS.load(Ordering::Relaxed) as c_int,
+        flags: own.flags as c_int,
         restorer: 0,
     }
 }
 
 /// Keeps another action and gives back the handler before.
 fn keep(handler: usize, mask: u64, flags: usize) -> usize {
-    let (before, _) = action::program_action();
-    FLAGS.store(flags, Ordering::Relaxed);
-    action::set_program_action(handler, mask);
-    before
+    let before = action::program_action();
+    let now = ProgramAction {
+        handler,
+        mask,
+        flags,
+    };
+    action::set_program_action(now);
+    // 0: at the start of the program, where the handler has just been installed.
+    let signal = SIGNAL.load(Ordering::Relaxed);
+    if signal != 0 && before.restarts() != now.restarts() {
+        let _ = action::install(signal.cast_unsigned());
+    }
+    before.handler
 }
 
 unsafe fn set_action(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
@@ -179,7 +189,7 @@ extern "C" fn sigset(signal: c_int, handler: usize) -> usize {
     }
     let bit = 1_u64 << signal.wrapping_sub(1);
     let hold = handler == SIG_HOLD;
-    let (before, _) = action::program_action();
+    let before = action::program_action().handler;
     if !hold {
         keep(handler, 0, 0);
     }
@@ -206,16 +216,13 @@ extern "C" fn sigignore(signal: c_int) -> c_int {
 #[unsafe(no_mangle)]
 extern "C" fn siginterrupt(signal: c_int, interrupt: c_int) -> c_int {
     if is_kept(signal) {
-        // Our signals never interrupt a system call.
-        let flags = FLAGS.load(Ordering::Relaxed);
-        FLAGS.store(
-            if interrupt == 0 {
-                flags | SA_RESTART
-            } else {
-                flags & !SA_RESTART
-            },
-            Ordering::Relaxed,
-        );
+        let own = action::program_action();
+        let flags = if interrupt == 0 {
+            own.flags | SA_RESTART
+        } else {
+            own.flags & !SA_RESTART
+        };
+        keep(own.handler, own.mask, flags);
         return 0;
     }
     type Interrupt = unsafe extern "C" fn(c_int, c_int) -> c_int;
@@ -276,7 +283,7 @@ pub(crate) fn program_ignores() -> bool {
     if signal == 0 {
         return false;
     }
-    let (kept, _) = action::program_action();
+    let kept = action::program_action().handler;
     if is_kept(signal) {
         return kept == SIG_IGN;
     }

@@ -9,6 +9,7 @@
 //! - `execute` carries the recording over an `exec`, with `environment` and `program`
 //! - `ending` notes the end of the process
 //! - `actions` lets the program use the profiling signal as if it were its own
+//! - `waiting` keeps our signals from programs that wait for any
 //! - `sandbox` stops before the program forbids itself the handler's system calls
 //! - `real` finds the functions that the hooks stand in front of, with `object`
 //! - `scratch` memory where the stack may have no room
@@ -38,6 +39,7 @@ mod scratch;
 mod start;
 mod text;
 mod threads;
+mod waiting;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

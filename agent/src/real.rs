@@ -85,6 +85,9 @@ pub(crate) static SIGSET: Real = Real::new("sigset");
 pub(crate) static SIGIGNORE: Real = Real::new("sigignore");
 pub(crate) static SIGINTERRUPT: Real = Real::new("siginterrupt");
 pub(crate) static QUICK_EXIT: Real = Real::new("quick_exit");
+pub(crate) static SIGWAIT: Real = Real::new("sigwait");
+pub(crate) static SIGWAITINFO: Real = Real::new("sigwaitinfo");
+pub(crate) static SIGTIMEDWAIT: Real = Real::new("sigtimedwait");
 pub(crate) static PRCTL: Real = Real::new("prctl");
 pub(crate) static SYSCALL: Real = Real::new("syscall");
 
@@ -119,6 +122,9 @@ pub(crate) fn look_up_all() {
         &SIGIGNORE,
         &SIGINTERRUPT,
         &QUICK_EXIT,
+        &SIGWAIT,
+        &SIGWAITINFO,
+        &SIGTIMEDWAIT,
         &PRCTL,
         &SYSCALL,
     ] {
@@ -174,16 +180,27 @@ pub(crate) const ENOSYS: c_int = 38;
 /// Try again.
 pub(crate) const EAGAIN: c_int = 11;
 
+/// Where the calling thread's `errno` is.
+fn errno() -> Option<*mut c_int> {
+    let address = ERRNO_LOCATION.address()?;
+    // SAFETY: the C library's function of this name has this type.
+    let location =
+        unsafe { core::mem::transmute::<usize, unsafe extern "C" fn() -> *mut c_int>(address) };
+    // SAFETY: takes nothing.
+    Some(unsafe { location() })
+}
+
+/// The error number of a function of the C library that has just failed.
+pub(crate) fn error() -> c_int {
+    // SAFETY: this thread's `errno`.
+    errno().map_or(ENOSYS, |errno| unsafe { errno.read() })
+}
+
 /// Sets the program's `errno` and gives back -1, for a function that the program turns out not to have.
 pub(crate) fn fail(error: c_int) -> c_int {
-    if let Some(address) = ERRNO_LOCATION.address() {
-        // SAFETY: the C library's function of this name has this type.
-        let location =
-            unsafe { core::mem::transmute::<usize, unsafe extern "C" fn() -> *mut c_int>(address) };
-        // SAFETY: takes nothing.
-        let location = unsafe { location() };
+    if let Some(errno) = errno() {
         // SAFETY: this thread's `errno`.
-        unsafe { location.write(error) };
+        unsafe { errno.write(error) };
     }
     -1
 }

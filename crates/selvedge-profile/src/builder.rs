@@ -150,7 +150,10 @@ fn start(setup: Setup) -> Result<Running> {
             return Err(Error::signal_taken(signal));
         }
         // Default or ignored: so it stays for signals that are not ours.
-        action::set_program_action(previous, 0);
+        action::set_program_action(action::ProgramAction {
+            handler: previous,
+            ..Default::default()
+        });
     }
     let running = Running::start(SessionMemory { region, file: None }, setup)?;
     action::install(region.header.signal.load(Ordering::Relaxed)).map_err(|e| {

@@ -44,7 +44,8 @@ use selvedge_arch::{Interrupted, Registers, SignalInfo};
 use selvedge_unwind::{EXACT_PC, End, ModuleMap, Walked, walk_again};
 
 /// What a signal is for.
-enum Purpose {
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Purpose {
     /// A sample of the thread with this record, or of whichever record it has.
     Sample(Option<u32>),
     /// The reader asks this thread to claim a record and arm itself.
@@ -62,7 +63,7 @@ pub(crate) mod code {
     pub(crate) const POLL: core::ops::RangeInclusive<i32> = 1..=6;
 }
 
-fn purpose(session: Session, info: SignalInfo) -> Purpose {
+pub(crate) fn purpose(session: Session, info: SignalInfo) -> Purpose {
     let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
     match (info.code(), engine) {
         (code::SI_TIMER, _) => match target::open_cookie(session.region, info.value()) {

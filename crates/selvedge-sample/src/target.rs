@@ -382,8 +382,7 @@ pub fn disarm(thread: &Thread) {
 /// (liblzma does): the thread never asked for that, and would have no sample. A program that handles the signal itself is
 /// left alone, since its own signals would come to this thread too; so is a thread that blocks the signal later.
 pub fn let_signal_through(session: Session) {
-    let (handler, _) = action::program_action();
-    if handler <= 1 {
+    if !action::program_action().is_handled() {
         system::sigprocmask(system::Mask::Unblock, signal_bit(session.region));
     }
 }

@@ -26,7 +26,7 @@ fn run(name: &str, body: &str) {
     let program = compile(
         name,
         &format!(
-            "{KERNEL}int main(void) {{ void *ours = kernel_handler(); long flags = kernel_flags(); {body} burn(400); if (kernel_handler() != ours || kernel_flags() != flags) return 99; return 0; }}"
+            "{KERNEL}int main(void) {{ void *ours = kernel_handler(); long flags = kernel_flags(); {body} burn(400); if (kernel_handler() != ours || (kernel_flags() ^ flags) & ~SA_RESTART) return 99; return 0; }}"
         ),
     );
     is_sampled_in_three(|| {
@@ -236,4 +236,100 @@ fn failing_execs_at_the_same_time_go_on_recording() {
     );
     let session = Session::new(true);
     quiet(&mut session.command(&program));
+}
+
+#[test]
+fn handler_interrupts_system_calls_as_the_program_says() {
+    for (flags, result) in [("0", "-1"), ("SA_RESTART", "1")] {
+        let body = format!(
+            r#"static int ends[2];
+            static void wake(int signal) {{ }}
+            static void late(int signal) {{ write(ends[1], "x", 1); }}
+            int main(void) {{
+                struct sigaction action = {{ .sa_handler = wake, .sa_flags = {flags} }};
+                char byte; pid_t self = getpid();
+                if (pipe(ends) || sigaction(SIGPROF, &action, 0)) return 1;
+                struct sigaction alarmed = {{ .sa_handler = late, .sa_flags = SA_RESTART }};
+                sigaction(SIGALRM, &alarmed, 0);
+                if (!fork()) {{ usleep(200000); kill(self, SIGPROF); usleep(200000); kill(self, SIGALRM); _exit(0); }}
+                errno = 0;
+                if (read(ends[0], &byte, 1) != {result} || ({result} < 0 && errno != EINTR)) return 2;
+                wait(0);
+                return 0;
+            }}"#
+        );
+        let session = Session::new(true);
+        quiet(&mut session.command(compile("interrupted", &body)));
+    }
+}
+
+#[test]
+fn handler_for_one_signal_is_called_once() {
+    let body = r"
+        static volatile int called;
+        static void handler(int signal) {
+            struct sigaction now; sigaction(SIGPROF, 0, &now);
+            called += 1 + 10 * (now.sa_handler != SIG_DFL);
+        }
+        int main(void) {
+            struct sigaction action = { .sa_handler = handler, .sa_flags = SA_RESETHAND };
+            sigaction(SIGPROF, &action, 0);
+            burn(100);
+            if (called) return 1;
+            raise(SIGPROF);
+            if (called != 1) return 2;
+            burn(100);
+            raise(SIGPROF);
+            return 3;
+        }";
+    let session = Session::new(true);
+    let status = session.command(compile("once", body)).status().unwrap();
+    assert_eq!(status.signal(), Some(libc::SIGPROF), "{status}");
+}
+
+#[test]
+fn queued_signal_ends_the_program_as_a_plain_one() {
+    let body = r"
+        int main(int count, char **arguments) {
+            union sigval value = { .sival_ptr = (void *)strtoul(arguments[1], 0, 0) };
+            burn(20);
+            sigqueue(getpid(), SIGPROF, value);
+            return 3;
+        }";
+    let program = compile("queued", body);
+    for value in ["0", "1", "0x10000", "0x7fff12345678"] {
+        let session = Session::new(true);
+        let status = session.command(&program).arg(value).status().unwrap();
+        assert_eq!(status.signal(), Some(libc::SIGPROF), "{value}: {status}");
+    }
+}
+
+#[test]
+fn waiting_for_any_signal_is_not_for_ours() {
+    let body = r#"
+        static void *other(void *none) { burn(100); kill(getpid(), SIGUSR1); return none; }
+        int main(void) {
+            sigset_t all; siginfo_t info; int signal = 0; pthread_t thread;
+            struct timespec half = { .tv_nsec = 300000000 }, none = { 0 };
+            sigfillset(&all);
+            sigprocmask(SIG_BLOCK, &all, 0);
+            alarm(20);
+            // One of ours is pending each time.
+            burn(50); pthread_create(&thread, 0, other, 0);
+            if (sigwait(&all, &signal) || signal != SIGUSR1) return 1;
+            pthread_join(thread, 0);
+            burn(50); pthread_create(&thread, 0, other, 0);
+            if (sigwaitinfo(&all, &info) != SIGUSR1 || info.si_signo != SIGUSR1) return 2;
+            pthread_join(thread, 0);
+            burn(50);
+            if (sigtimedwait(&all, 0, &half) != -1 || errno != EAGAIN) return 3;
+            burn(50);
+            if (sigtimedwait(&all, &info, &none) != -1 || errno != EAGAIN) return 4;
+            // Its own of the same number.
+            burn(50); kill(getpid(), SIGPROF);
+            if (sigwait(&all, &signal) || signal != SIGPROF) return 5;
+            return 0;
+        }"#;
+    let session = Session::new(true);
+    quiet(&mut session.command(compile("waits", body)));
 }
