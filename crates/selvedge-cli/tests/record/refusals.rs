@@ -218,7 +218,8 @@ fn timers_refused_by_seccomp_fall_back_to_itimer_with_a_warning() {
         let recording = workshop
             .record()
             .options(&["-F", "250"])
-            .run([forbid.as_os_str(), "0".as_ref(), program.as_os_str()])
+            .through(&[&forbid.to_string_lossy(), "0"])
+            .run([program])
             .exits(9);
         within(
             "hot",
@@ -239,7 +240,8 @@ fn all_timers_refused_leaves_the_program_unharmed_and_accounts_for_its_time() {
         let recording = workshop
             .record()
             .options(&["-F", "250"])
-            .run([forbid.as_os_str(), "1".as_ref(), program.as_os_str()])
+            .through(&[&forbid.to_string_lossy(), "1"])
+            .run([program])
             .exits(9);
         within("[unsampled]", recording.row("[unsampled]"), 0.38..=0.6);
         assert!(recording.stderr.contains("refused"), "{}", recording.stderr);
