@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 use crate::kernel::{self, R_OK};
+use crate::program::is_asan;
 use crate::scratch::Scratch;
 use crate::text::{Each, Strings, bytes, value};
 use crate::{real, start};
@@ -26,6 +27,13 @@ pub(crate) const IGNORED: &[u8] = IGNORED_MARK.as_bytes();
 /// Names the libraries that the loader is to load first, separated by colons or spaces.
 const PRELOAD: &[u8] = b"LD_PRELOAD";
 
+/// Options of AddressSanitizer, separated by colons (among others). The last one counts.
+const ASAN_OPTIONS: &[u8] = b"ASAN_OPTIONS";
+/// Has it start behind the agent: its own functions are found all the same, before those of the C library, since the agent
+/// has others and looks up what comes behind it. The alternative, to name its library before the agent in `LD_PRELOAD`,
+/// would have every child of the program load it.
+const ASAN_MAY_FOLLOW: &[u8] = b"verify_asan_link_order=0";
+
 /// Entries of an environment that is put together on the stack.
 const FEW: usize = 192;
 /// Bytes of its new texts.
@@ -36,6 +44,8 @@ const FEW_BYTES: usize = 768;
 pub(crate) enum Wish {
     /// The new program is recorded too.
     CarryOn,
+    /// As above, and AddressSanitizer is told that it need not come first.
+    CarryOnBehindAsan,
     /// The new program knows nothing of it.
     Strip,
 }
@@ -85,7 +95,7 @@ pub(crate) unsafe fn with(
     let Some((wish, change)) = (unsafe { Change::plan(wish, ignored, before) }) else {
         return run(before, true);
     };
-    let run = |environment| run(environment, wish == Wish::CarryOn);
+    let run = |environment| run(environment, wish != Wish::Strip);
     match change {
         None => run(before),
         Some(change) => change.carry_out(run),
@@ -103,9 +113,10 @@ impl<'a> Change<'a> {
         let (agent, session) = (real::AGENT.get()?, start::SESSION.get()?);
         let mark = if ignored { IGNORED } else { b"" };
         let (mut preloaded, mut named, mut other) = (false, false, false);
-        let mut marked = false;
-        // Two entries more than there are, and a null.
-        let (mut entries, mut preload_bytes) = (3, 0);
+        let (mut marked, mut asan) = (false, wish == Wish::CarryOnBehindAsan);
+        let mut asan_options: &[u8] = b"";
+        // Three entries more than there are, and a null.
+        let (mut entries, mut preload_bytes) = (4, 0);
         // SAFETY: the caller answers for the array.
         for entry in unsafe { Each::of(before) } {
             // SAFETY: the caller answers for the strings.
@@ -114,11 +125,14 @@ impl<'a> Change<'a> {
             if let Some(value) = value(entry, PRELOAD) {
                 preloaded |= has_agent(value, agent);
                 preload_bytes = value.len();
+                asan |= is_asan(value);
             } else if let Some(value) = value(entry, SESSION) {
                 let name;
                 (name, marked) = split_mark(value);
                 named = true;
                 other |= name != session;
+            } else if let Some(value) = value(entry, ASAN_OPTIONS) {
+                asan_options = value;
             }
         }
         // Another session was chosen on purpose: a recorder that is recorded itself.
@@ -127,16 +141,20 @@ impl<'a> Change<'a> {
         }
         // SAFETY: `AGENT` keeps a NUL behind the path.
         let loadable = || unsafe { kernel::may(agent.as_ptr().cast(), R_OK) };
-        let wish = if wish == Wish::CarryOn && loadable() {
-            wish
-        } else {
-            Wish::Strip
+        let wish = match (wish, asan) {
+            (Wish::Strip, _) => wish,
+            _ if !loadable() => Wish::Strip,
+            (_, true) => Wish::CarryOnBehindAsan,
+            (_, false) => wish,
         };
+        let carried = preloaded && named && marked == ignored;
         let done = match wish {
-            Wish::CarryOn => preloaded && named && marked == ignored,
+            Wish::CarryOn => carried,
+            Wish::CarryOnBehindAsan => carried && asan_options.ends_with(ASAN_MAY_FOLLOW),
             Wish::Strip => !preloaded && !named,
         };
-        let text = agent.len() + session.len() + mark.len() + preload_bytes + 64;
+        let text =
+            agent.len() + session.len() + mark.len() + preload_bytes + asan_options.len() + 128;
         let change = Self {
             wish,
             agent,
@@ -198,7 +216,8 @@ impl<'a> Change<'a> {
             end: 0,
         };
         let mut places = entries.iter_mut();
-        let mut preload = None;
+        let (mut preload, mut asan_options): (_, Option<&[u8]>) = (None, None);
+        let asan = self.wish == Wish::CarryOnBehindAsan;
         // SAFETY: `plan`'s caller answers for the array.
         for entry in unsafe { Each::of(self.before) } {
             // SAFETY: as above.
@@ -206,6 +225,8 @@ impl<'a> Change<'a> {
             if let Some(value) = value(content, PRELOAD) {
                 // As for the loader, the last one counts.
                 preload = Some(value);
+            } else if let Some(value) = value(content, ASAN_OPTIONS).filter(|_| asan) {
+                asan_options = Some(value);
             } else if value(content, SESSION).is_none() {
                 *places.next()? = entry.addr();
             }
@@ -215,7 +236,7 @@ impl<'a> Change<'a> {
             .split(is_separator)
             .filter(|&library| !library.is_empty() && library != self.agent);
         let (first, session) = match self.wish {
-            Wish::CarryOn => (Some(self.agent), Some(self.session)),
+            Wish::CarryOn | Wish::CarryOnBehindAsan => (Some(self.agent), Some(self.session)),
             Wish::Strip => (None, None),
         };
         let mut joint: &[u8] = b"LD_PRELOAD=";
@@ -229,6 +250,14 @@ impl<'a> Change<'a> {
         }
         if let Some(session) = session {
             for part in [SESSION, b"=", session, self.mark] {
+                texts.add(part)?;
+            }
+            *places.next()? = texts.finish()?.addr();
+        }
+        if asan {
+            let before = asan_options.unwrap_or_default();
+            let joint: &[u8] = if before.is_empty() { b"" } else { b":" };
+            for part in [ASAN_OPTIONS, b"=", before, joint, ASAN_MAY_FOLLOW] {
                 texts.add(part)?;
             }
             *places.next()? = texts.finish()?.addr();

@@ -40,10 +40,11 @@ unsafe fn with_environment(
         return unsafe { environment::with(Wish::Strip, false, before, run) };
     }
     // SAFETY: the caller answers for the program's path; names are looked up in our own environment.
-    let wish = match unsafe { program.judge(real::environment()) } {
-        Verdict::Takes => wish,
-        Verdict::Refuses => Wish::Strip,
-        Verdict::Unclear => return run(before, false),
+    let wish = match (unsafe { program.judge(real::environment()) }, wish) {
+        (Verdict::TakesBehindAsan, Wish::CarryOn) => Wish::CarryOnBehindAsan,
+        (Verdict::Takes | Verdict::TakesBehindAsan, wish) => wish,
+        (Verdict::Refuses, _) => Wish::Strip,
+        (Verdict::Unclear, _) => return run(before, false),
     };
     let ignored = actions::program_ignores();
     // SAFETY: the caller answers for the environment.

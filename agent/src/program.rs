@@ -15,6 +15,8 @@ use core::ffi::{c_char, c_int};
 pub(crate) enum Verdict {
     /// Its loader loads it.
     Takes,
+    /// As above, but the program's AddressSanitizer refuses to start behind another library, unless it is told not to.
+    TakesBehindAsan,
     /// It would not work, and may make the program's loader complain.
     Refuses,
     /// Its file could not be read, or its loader decides by itself: its environment is best left alone.
@@ -192,29 +194,98 @@ fn judge_binary(file: &Descriptor, head: &[u8], is_loader: bool) -> Verdict {
         return Verdict::Takes;
     }
     match asks_for_our_loader(file, head) {
+        Some(true) if needs_asan(file, head) == Some(true) => Verdict::TakesBehindAsan,
         Some(true) => Verdict::Takes,
         Some(false) => Verdict::Refuses,
         None => Verdict::Unclear,
     }
 }
 
+/// A program header of an ELF file.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    kind: u64,
+    offset: u64,
+    address: u64,
+    size: u64,
+}
+
+/// Program headers that are looked at.
+const SEGMENTS: u64 = 128;
+
+/// The program headers of an ELF file; they end early where the file is cut short.
+fn segments(file: &Descriptor, head: &[u8]) -> impl Iterator<Item = Segment> {
+    const ENTRY: u64 = 56;
+    let (table, count) = (number::<8>(head, 32), number::<2>(head, 56));
+    (0..count.unwrap_or(0).min(SEGMENTS)).map_while(move |at| {
+        let mut entry = [0_u8; ENTRY as usize];
+        let offset = table?.wrapping_add(at * ENTRY);
+        let entry = match head.get(usize::try_from(offset).ok()?..) {
+            Some(there) if there.len() >= ENTRY as usize => there,
+            _ => file.read(&mut entry, offset),
+        };
+        Some(Segment {
+            kind: number::<4>(entry, 0)?,
+            offset: number::<8>(entry, 8)?,
+            address: number::<8>(entry, 16)?,
+            size: number::<8>(entry, 32)?,
+        })
+    })
+}
+
 /// Whether an ELF file names glibc's loader as its interpreter; `None` where the file is cut short.
 fn asks_for_our_loader(file: &Descriptor, head: &[u8]) -> Option<bool> {
     const PT_INTERP: u64 = 3;
-    const ENTRY: u64 = 56;
-    let (table, count) = (number::<8>(head, 32)?, number::<2>(head, 56)?);
-    for at in 0..count.min(128) {
-        let mut entry = [0_u8; ENTRY as usize];
-        let entry = file.read(&mut entry, table.wrapping_add(at * ENTRY));
-        if number::<4>(entry, 0)? == PT_INTERP {
-            let (offset, size) = (number::<8>(entry, 8)?, number::<8>(entry, 32)?);
+    let mut read = 0;
+    for segment in segments(file, head) {
+        read += 1;
+        if segment.kind == PT_INTERP {
             let mut name = [0_u8; 256];
-            let name = file.read(
-                name.get_mut(..usize::try_from(size).ok()?.min(256))?,
-                offset,
-            );
+            let size = usize::try_from(segment.size).ok()?.min(256);
+            let name = file.read(name.get_mut(..size)?, segment.offset);
             return Some(contains(name, LOADER));
         }
     }
-    Some(false)
+    (read >= number::<2>(head, 56)?.min(SEGMENTS)).then_some(false)
+}
+
+/// Whether an ELF file is linked against the runtime of AddressSanitizer as a library; `None` where it cannot be known.
+fn needs_asan(file: &Descriptor, head: &[u8]) -> Option<bool> {
+    const PT_LOAD: u64 = 1;
+    const PT_DYNAMIC: u64 = 2;
+    const DT_NEEDED: u64 = 1;
+    const DT_STRTAB: u64 = 5;
+    /// Longer than the names in question.
+    const NAME: usize = 64;
+    let dynamic = segments(file, head).find(|segment| segment.kind == PT_DYNAMIC)?;
+    let (_, names) = entries(file, dynamic).find(|&(tag, _)| tag == DT_STRTAB)?;
+    let loaded = segments(file, head).find(|segment| {
+        segment.kind == PT_LOAD && names.wrapping_sub(segment.address) < segment.size
+    })?;
+    let names = names
+        .wrapping_sub(loaded.address)
+        .wrapping_add(loaded.offset);
+    let mut needed = entries(file, dynamic).filter(|&(tag, _)| tag == DT_NEEDED);
+    Some(needed.any(|(_, at)| {
+        let mut name = [0_u8; NAME];
+        let name = file.read(&mut name, names.wrapping_add(at));
+        is_asan(name.split(|&byte| byte == 0).next().unwrap_or_default())
+    }))
+}
+
+/// Whether the name of a library, or a list of such, has the runtime of AddressSanitizer (GCC's or Clang's).
+pub(crate) fn is_asan(name: &[u8]) -> bool {
+    contains(name, b"libasan.so") || contains(name, b"libclang_rt.asan")
+}
+
+/// The entries (tag, value) of a dynamic section.
+fn entries(file: &Descriptor, dynamic: Segment) -> impl Iterator<Item = (u64, u64)> {
+    const ENTRY: u64 = 16;
+    let count = dynamic.size / ENTRY;
+    (0..count).map_while(move |at| {
+        let mut entry = [0_u8; ENTRY as usize];
+        let entry = file.read(&mut entry, dynamic.offset.wrapping_add(at * ENTRY));
+        let tag = number::<8>(entry, 0).filter(|&tag| tag != 0)?;
+        Some((tag, number::<8>(entry, 8)?))
+    })
 }

@@ -2,14 +2,16 @@
 
 use crate::failure::{Failure, Result, shown};
 use object::LittleEndian;
-use object::elf::{FileHeader64, PT_INTERP};
+use object::elf::{
+    DT_NEEDED, DT_STRSZ, DT_STRTAB, DynamicTag, FileHeader64, PT_DYNAMIC, PT_INTERP, PT_LOAD,
+};
 use object::read::elf::{FileHeader, ProgramHeader};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// Why the agent cannot be loaded into a program.
@@ -126,19 +128,90 @@ pub(crate) fn obstacle(path: &Path) -> Option<Obstacle> {
         {
             return Some(Obstacle::Unreadable(error.to_string()));
         }
-        let Some(line) = head.strip_prefix(b"#!") else {
+        if !head.starts_with(b"#!") {
             return elf_obstacle(&path, &head);
-        };
-        let line = line.split(|&byte| byte == b'\n').next().unwrap_or_default();
-        let words: Vec<&[u8]> = line
-            .split(|&byte| byte == b' ' || byte == b'\t')
-            .filter(|word| !word.is_empty())
-            .collect();
-        let interpreter = *words.first()?;
-        // `#!/usr/bin/env NAME`: env is a program that can be recorded, and so is judged like any other.
-        path = PathBuf::from(OsStr::from_bytes(interpreter));
+        }
+        path = interpreter(&head)?;
     }
     None
+}
+
+/// The interpreter of a script that starts like this.
+///
+/// `#!/usr/bin/env NAME`: env is a program that can be recorded, and so is judged like any other.
+fn interpreter(head: &[u8]) -> Option<PathBuf> {
+    let line = head.strip_prefix(b"#!")?;
+    let line = line.split(|&byte| byte == b'\n').next()?;
+    let mut words = line
+        .split(|&byte| byte == b' ' || byte == b'\t')
+        .filter(|word| !word.is_empty());
+    words
+        .next()
+        .map(|word| PathBuf::from(OsStr::from_bytes(word)))
+}
+
+/// Whether the program at `path` is linked against the runtime of AddressSanitizer as a library.
+pub(crate) fn needs_asan(path: &Path) -> bool {
+    let mut path = path.to_path_buf();
+    for _ in 0..5 {
+        let Ok(file) = File::open(&path) else {
+            return false;
+        };
+        let mut head = Vec::new();
+        if (&file).take(64 * 1024).read_to_end(&mut head).is_err() {
+            return false;
+        }
+        match interpreter(&head) {
+            Some(next) => path = next,
+            None => return elf_needs_asan(&file, &head).unwrap_or(false),
+        }
+    }
+    false
+}
+
+fn elf_needs_asan(file: &File, head: &[u8]) -> Option<bool> {
+    /// What is read of a section at most.
+    const LONGEST: u64 = 1 << 20;
+    let endian = LittleEndian;
+    let header = FileHeader64::<LittleEndian>::parse(head).ok()?;
+    let segments = header.program_headers(endian, head).ok()?;
+    let read = |offset: u64, size: u64| {
+        let mut bytes = vec![0; usize::try_from(size.min(LONGEST)).ok()?];
+        let read = file.read_at(&mut bytes, offset).ok()?;
+        bytes.truncate(read);
+        Some(bytes)
+    };
+    let dynamic = segments
+        .iter()
+        .find(|segment| segment.p_type(endian) == PT_DYNAMIC)?;
+    let dynamic = read(dynamic.p_offset(endian), dynamic.p_filesz(endian))?;
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+    let entries = || {
+        let (entries, _) = dynamic.as_chunks::<16>();
+        let entries = entries
+            .iter()
+            .map(|entry| (number(&entry[..8]), number(&entry[8..])));
+        entries.take_while(|&(tag, _)| tag != 0)
+    };
+    let value_of = |wanted: DynamicTag| {
+        let found = entries().find(|&(tag, _)| DynamicTag(tag.cast_signed()) == wanted);
+        found.map(|(_, value)| value)
+    };
+    let (names, size) = (value_of(DT_STRTAB)?, value_of(DT_STRSZ)?);
+    let loaded = segments.iter().find(|segment| {
+        let inside = names.wrapping_sub(segment.p_vaddr(endian));
+        segment.p_type(endian) == PT_LOAD && inside < segment.p_filesz(endian)
+    })?;
+    let names = names.wrapping_sub(loaded.p_vaddr(endian)) + loaded.p_offset(endian);
+    let names = read(names, size)?;
+    let mut needed = entries().filter(|&(tag, _)| DynamicTag(tag.cast_signed()) == DT_NEEDED);
+    Some(needed.any(|(_, at)| {
+        let name = names.get(usize::try_from(at).unwrap_or(usize::MAX)..);
+        // GCC's, and Clang's.
+        name.is_some_and(|name| {
+            name.starts_with(b"libasan.so") || name.starts_with(b"libclang_rt.asan")
+        })
+    }))
 }
 
 fn elf_obstacle(path: &Path, head: &[u8]) -> Option<Obstacle> {

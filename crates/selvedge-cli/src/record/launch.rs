@@ -45,7 +45,9 @@ impl Launch {
     /// Starts it with the agent at `agent`, recording into `session`. Gives back its process id.
     pub(crate) fn start(&self, agent: &Path, session: &str, signals: &Signals) -> Result<i32> {
         let mut preload: OsString = agent.as_os_str().to_owned();
+        let mut asan = false;
         if let Some(before) = std::env::var_os("LD_PRELOAD").filter(|value| !value.is_empty()) {
+            asan = before.to_string_lossy().contains("libasan.so");
             preload.push(":");
             preload.push(before);
         }
@@ -58,6 +60,14 @@ impl Launch {
             .args(rest)
             .env("LD_PRELOAD", preload)
             .env("SELVEDGE_SESSION", session);
+        if asan || program::find(program).is_ok_and(|path| program::needs_asan(&path)) {
+            // AddressSanitizer refuses to start behind another library unless it is told not to: see the agent's
+            // `environment`.
+            let mut options = std::env::var_os("ASAN_OPTIONS").unwrap_or_default();
+            options.push(if options.is_empty() { "" } else { ":" });
+            options.push("verify_asan_link_order=0");
+            command.env("ASAN_OPTIONS", options);
+        }
         signals.unblock_in(&mut command);
         dispositions::restore_in(&mut command);
         let child = command

@@ -463,3 +463,47 @@ fn children_of_vfork_leave_nothing_behind() {
     quiet(&mut session.command(compile("nests", body)));
     assert_eq!(session.processes().len(), 41);
 }
+
+#[test]
+fn address_sanitizer_starts_behind_the_agent() {
+    let body = r#"
+        int main(int count, char **arguments) {
+            char *volatile byte = malloc(1);
+            burn(20);
+            puts(getenv("ASAN_OPTIONS")); fflush(stdout);
+            int use = count > 1 && !strcmp(arguments[1], "use");
+            if (count > 1 && !use) { execv(arguments[1], arguments + 1); return 80; }
+            free(byte);
+            return use ? *byte : 0;
+        }"#;
+    let compiled = try_compile("asan", body, &["-fsanitize=address"]);
+    let Some(program) = compiled.filter(|program| quiet_without_us(program)) else {
+        return eprintln!("skipped: no AddressSanitizer here");
+    };
+    let session = Session::new(true);
+    let script = |command: &str| {
+        let command = command.replace('@', &program.display().to_string());
+        let mut shell = session.command("/bin/sh");
+        shell.args(["-c", &format!("{command}; exit $?")]);
+        shell
+    };
+    // From a program that is not checked, with options of its own, and from one that is; another program is told nothing.
+    let told = "verify_asan_link_order=0\n";
+    assert_eq!(quiet(&mut script("@")), told);
+    assert_eq!(
+        quiet(&mut script("ASAN_OPTIONS=color=never @")),
+        format!("color=never:{told}")
+    );
+    assert_eq!(quiet(&mut script("@ @")).matches(told).count(), 2);
+    assert!(!quiet(&mut script("env")).contains("ASAN_OPTIONS"));
+    // It works as ever.
+    let output = script("@ use").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("heap-use-after-free"), "{said}");
+}
+
+/// Whether a program runs at all.
+fn quiet_without_us(program: &Path) -> bool {
+    let output = Command::new(program).env("ASAN_OPTIONS", "").output();
+    output.is_ok_and(|output| output.status.success())
+}

@@ -308,3 +308,20 @@ fn folders_that_cannot_be_written() {
         without_folders("read-only folders", "mount -t tmpfs -o ro none $f");
     });
 }
+
+#[test]
+fn program_with_address_sanitizer() {
+    let workshop = Workshop::new();
+    let source = "BURNER(hot) int main(void) { char *volatile p = malloc(9); hot(0.2); free(p); puts(\"checked\"); return 0; }";
+    let program = match workshop.compile("asan", source, &["-fsanitize=address"]) {
+        Ok(program) => program,
+        Err(_) => return skip("program with AddressSanitizer", "cc cannot link it here"),
+    };
+    let recording = workshop.record().run([&program]).exits(0);
+    assert_eq!(recording.stdout, "checked\n");
+    assert!(
+        recording.foreign_messages().is_empty(),
+        "{}",
+        recording.stderr
+    );
+}
