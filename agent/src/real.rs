@@ -88,6 +88,7 @@ pub(crate) static QUICK_EXIT: Real = Real::new("quick_exit");
 pub(crate) static SIGWAIT: Real = Real::new("sigwait");
 pub(crate) static SIGWAITINFO: Real = Real::new("sigwaitinfo");
 pub(crate) static SIGTIMEDWAIT: Real = Real::new("sigtimedwait");
+pub(crate) static FORK: Real = Real::new("_Fork");
 pub(crate) static PRCTL: Real = Real::new("prctl");
 pub(crate) static SYSCALL: Real = Real::new("syscall");
 
@@ -125,6 +126,7 @@ pub(crate) fn look_up_all() {
         &SIGWAIT,
         &SIGWAITINFO,
         &SIGTIMEDWAIT,
+        &FORK,
         &PRCTL,
         &SYSCALL,
     ] {

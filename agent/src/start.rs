@@ -155,6 +155,23 @@ extern "C" fn in_child() {
     }
 }
 
+/// `fork` without the handlers of `pthread_atfork`, ours among them (glibc 2.34). May be called in a signal handler, as what
+/// we do in the child may be.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _Fork() -> c_int {
+    let Some(address) = real::FORK.address() else {
+        return real::fail(real::ENOSYS);
+    };
+    // SAFETY: the C library's function of this name has this type.
+    let fork = unsafe { core::mem::transmute::<usize, unsafe extern "C" fn() -> c_int>(address) };
+    // SAFETY: the program's own call.
+    let child = unsafe { fork() };
+    if child == 0 {
+        in_child();
+    }
+    child
+}
+
 /// Whether programs that this process starts are to be recorded. After the recording, there is nothing to follow them for.
 pub(crate) fn children_are_followed() -> bool {
     CHILDREN.load(Ordering::Relaxed) == 1

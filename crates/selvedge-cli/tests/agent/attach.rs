@@ -1,6 +1,6 @@
 //! How processes begin, fork and end.
 
-use crate::programs::compile;
+use crate::programs::{compile, try_compile};
 use crate::session::{Session, is_sampled_in_three, quiet, samples};
 use selvedge_sample::region::session;
 use std::process::{Command, Stdio};
@@ -128,6 +128,32 @@ fn fork_child_has_a_record_of_its_own() {
     let alone = Session::new(false);
     quiet(&mut alone.command(&program));
     assert_eq!(alone.processes().len(), 1, "children are not followed");
+}
+
+#[test]
+fn child_of_a_fork_without_handlers_has_a_record_of_its_own() {
+    let body = r#"int main(void) {
+        pid_t child = _Fork();
+        struct sigaction action;
+        if (!child) { burn(400); _exit(sigaction(SIGPROF, 0, &action) || action.sa_handler != SIG_DFL); }
+        int status; waitpid(child, &status, 0);
+        printf("%d", child);
+        return status != 0;
+    }"#;
+    let Some(program) = try_compile("forker", body, &["-Werror=implicit-function-declaration"])
+    else {
+        return eprintln!("skipped: _Fork is glibc's since 2.34");
+    };
+    is_sampled_in_three(|| {
+        let session = Session::new(true);
+        let child: u32 = quiet(&mut session.command(&program)).parse().unwrap();
+        let [_, forked] = session.processes()[..] else {
+            panic!("two processes")
+        };
+        assert_eq!(forked.pid.load(SeqCst), child);
+        assert!(forked.cpu_end.load(SeqCst) >= 390_000_000);
+        samples(forked)
+    });
 }
 
 #[test]

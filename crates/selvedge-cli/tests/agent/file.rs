@@ -67,6 +67,7 @@ fn offers_its_hooks_only() {
     offered.sort();
     let hooks = [
         "_Exit",
+        "_Fork",
         "__sigaction",
         "__sysv_signal",
         "_exit",
