@@ -5,7 +5,8 @@
 //! This file is `unsafe` because it defines functions under the C library's names.
 #![allow(unsafe_code)]
 
-use crate::{kernel, real, sandbox};
+use crate::real::{self, Real};
+use crate::{kernel, sandbox};
 use core::ffi::c_int;
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Session};
@@ -40,27 +41,30 @@ fn leave() {
     }
 }
 
+/// Ends the process by the function that comes after ours: another preloaded library's, or the C library's.
+fn end(real: &Real, status: c_int) -> ! {
+    leave();
+    if let Some(address) = real.address() {
+        // SAFETY: functions of these names have this type.
+        let end =
+            unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(c_int) -> !>(address) };
+        // SAFETY: the program's own call.
+        unsafe { end(status) }
+    }
+    kernel::exit(status)
+}
+
 #[unsafe(no_mangle)]
 extern "C" fn _exit(status: c_int) -> ! {
-    leave();
-    kernel::exit(status)
+    end(&real::EXIT, status)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn _Exit(status: c_int) -> ! {
-    leave();
-    kernel::exit(status)
+    end(&real::EXIT_OF_C, status)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn quick_exit(status: c_int) -> ! {
-    leave();
-    if let Some(address) = real::QUICK_EXIT.address() {
-        // SAFETY: the C library's function of this name has this type.
-        let quick_exit =
-            unsafe { core::mem::transmute::<usize, unsafe extern "C" fn(c_int) -> !>(address) };
-        // SAFETY: the program's own call.
-        unsafe { quick_exit(status) }
-    }
-    kernel::exit(status)
+    end(&real::QUICK_EXIT, status)
 }

@@ -84,6 +84,8 @@ pub(crate) static SYSV_SIGNAL: Real = Real::new("__sysv_signal");
 pub(crate) static SIGSET: Real = Real::new("sigset");
 pub(crate) static SIGIGNORE: Real = Real::new("sigignore");
 pub(crate) static SIGINTERRUPT: Real = Real::new("siginterrupt");
+pub(crate) static EXIT: Real = Real::new("_exit");
+pub(crate) static EXIT_OF_C: Real = Real::new("_Exit");
 pub(crate) static QUICK_EXIT: Real = Real::new("quick_exit");
 pub(crate) static SIGWAIT: Real = Real::new("sigwait");
 pub(crate) static SIGWAITINFO: Real = Real::new("sigwaitinfo");
@@ -122,6 +124,8 @@ pub(crate) fn look_up_all() {
         &SIGSET,
         &SIGIGNORE,
         &SIGINTERRUPT,
+        &EXIT,
+        &EXIT_OF_C,
         &QUICK_EXIT,
         &SIGWAIT,
         &SIGWAITINFO,

@@ -1,7 +1,7 @@
 //! How processes begin, fork and end.
 
 use crate::programs::{compile, try_compile};
-use crate::session::{Session, is_sampled_in_three, quiet, samples};
+use crate::session::{AGENT, Session, is_sampled_in_three, quiet, samples};
 use selvedge_sample::region::session;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
@@ -173,6 +173,28 @@ fn ends_are_noted_however_they_come() {
             panic!("one process")
         };
         assert!(process.cpu_end.load(SeqCst) > 10_000_000, "{end}");
+    }
+}
+
+#[test]
+fn ends_pass_through_other_libraries() {
+    for name in ["_exit", "_Exit", "quick_exit"] {
+        let body = format!(
+            "void {name}(int status) {{ write(1, \"other\", 5); syscall(SYS_exit_group, status + 1); __builtin_unreachable(); }}"
+        );
+        let other = try_compile("other.so", &body, &["-shared", "-fPIC"]).unwrap();
+        let program = compile(
+            "ender",
+            &format!("int main(void) {{ burn(20); {name}(-1); }}"),
+        );
+        let session = Session::new(true);
+        let mut command = session.command(&program);
+        command.env("LD_PRELOAD", format!("{AGENT}:{}", other.display()));
+        assert_eq!(quiet(&mut command), "other");
+        let [process] = session.processes()[..] else {
+            panic!("one process")
+        };
+        assert!(process.cpu_end.load(SeqCst) > 10_000_000, "{name}");
     }
 }
 
