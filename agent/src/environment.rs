@@ -331,9 +331,13 @@ pub(crate) unsafe fn clear(environment: *mut *const c_char) {
 /// Cuts the agent out of `LD_PRELOAD=…`, in place. Gives back the new length.
 fn cut_agent(text: &mut [u8], agent: &[u8]) -> usize {
     let start = PRELOAD.len() + 1;
-    let Some(at) =
-        (start..text.len()).find(|&at| text.get(at..).is_some_and(|rest| rest.starts_with(agent)))
-    else {
+    let ends = |byte: &u8| *byte == 0 || is_separator(byte);
+    let is_agent = |&at: &usize| {
+        let begins = at == start || text.get(at.wrapping_sub(1)).is_some_and(is_separator);
+        let rest = text.get(at..).and_then(|rest| rest.strip_prefix(agent));
+        begins && rest.and_then(<[u8]>::first).is_some_and(ends)
+    };
+    let Some(at) = (start..text.len()).find(is_agent) else {
         return text.len();
     };
     // With the separator behind it, if there is one.

@@ -125,6 +125,22 @@ fn without_children_other_libraries_stay() {
 }
 
 #[test]
+fn without_children_a_library_with_a_longer_name_stays() {
+    let folder = folder();
+    let (agent, other) = (folder.join("agent.so"), folder.join("agent.so.bak"));
+    std::fs::copy(AGENT, &agent).unwrap();
+    let library = try_compile("library", "int unused;", &["-shared", "-fPIC"]).unwrap();
+    std::fs::copy(library, &other).unwrap();
+    let (agent, other) = (agent.display(), other.display());
+    for before in [format!("{other}:{agent}"), format!("{agent} {other}")] {
+        let session = Session::new(false);
+        let text = quiet(session.command("/usr/bin/env").env("LD_PRELOAD", before));
+        let after = format!("LD_PRELOAD={other}");
+        assert!(text.lines().any(|line| line == after), "{text}");
+    }
+}
+
+#[test]
 fn environment_that_carries_the_session_is_passed_through() {
     let session = Session::new(true);
     let preload = format!("LD_PRELOAD={AGENT}:libc.so.6");
