@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use core::ffi::{c_char, c_int};
+use core::ops::Range;
 use core::sync::atomic::AtomicU32;
 use selvedge_arch::{number, syscall4, syscall6};
 
@@ -16,6 +17,9 @@ mod own {
     pub(super) const SCHED_YIELD: usize = 24;
     pub(super) const MADVISE: usize = 28;
     pub(super) const FGETXATTR: usize = 193;
+    pub(super) const MLOCK: usize = 149;
+    pub(super) const MLOCK2: usize = 325;
+    pub(super) const CAPGET: usize = 125;
     pub(super) const SET_TID_ADDRESS: usize = 218;
     pub(super) const EXIT_GROUP: usize = 231;
     pub(super) const OPENAT: usize = 257;
@@ -161,16 +165,52 @@ pub(crate) fn keep_out_of_dumps(start: *const u8, length: usize) {
 /// How much address space the process may have.
 pub(crate) fn address_space_limit() -> u64 {
     const RLIMIT_AS: usize = 9;
+    limit(RLIMIT_AS)
+}
+
+/// How much memory the process may lock.
+pub(crate) fn locked_memory_limit() -> u64 {
+    const RLIMIT_MEMLOCK: usize = 8;
+    limit(RLIMIT_MEMLOCK)
+}
+
+fn limit(resource: usize) -> u64 {
     let mut limits = [u64::MAX; 2];
     // SAFETY: the kernel writes an `rlimit64` (current, maximum) into `limits`.
     let _ = unsafe {
         syscall4(
             own::PRLIMIT64,
-            [0, RLIMIT_AS, 0, limits.as_mut_ptr() as usize],
+            [0, resource, 0, limits.as_mut_ptr() as usize],
         )
     };
     let [current, _] = limits;
     current
+}
+
+/// Whether the limit of locked memory is not for this process.
+pub(crate) fn may_lock_memory() -> bool {
+    const VERSION: u32 = 0x2008_0522;
+    const CAP_IPC_LOCK: u32 = 14;
+    let header = [VERSION, 0];
+    // Twice effective, permitted, inheritable: the low halves, then the high ones.
+    let mut sets = [0_u32; 6];
+    let arguments = [header.as_ptr() as usize, sets.as_mut_ptr() as usize, 0, 0];
+    // SAFETY: the kernel reads a header and writes two `cap_user_data_t`.
+    let _ = unsafe { syscall4(own::CAPGET, arguments) };
+    let [effective, ..] = sets;
+    effective >> CAP_IPC_LOCK & 1 == 1
+}
+
+/// Locks a part of memory, or what of it is touched from now on. Errors are passed over.
+pub(crate) fn lock_memory(part: Range<usize>, on_fault: bool) {
+    const MLOCK_ONFAULT: usize = 1;
+    let (number, flag) = if on_fault {
+        (own::MLOCK2, MLOCK_ONFAULT)
+    } else {
+        (own::MLOCK, 0)
+    };
+    // SAFETY: changes neither contents nor access.
+    let _ = unsafe { syscall4(number, [part.start, part.len(), flag, 0]) };
 }
 
 /// Whether this process may do `how` with a file.

@@ -11,6 +11,7 @@
 //! - `actions` lets the program use the profiling signal as if it were its own
 //! - `waiting` keeps our signals from programs that wait for any
 //! - `sandbox` stops before the program forbids itself the handler's system calls
+//! - `locking` keeps the session's memory out of what the program locks
 //! - `real` finds the functions that the hooks stand in front of, with `object`
 //! - `scratch` memory where the stack may have no room
 //! - `kernel` system calls, `memory` the memory functions that the compiler asks for
@@ -30,6 +31,7 @@ mod ending;
 mod environment;
 mod execute;
 mod kernel;
+mod locking;
 mod memory;
 mod object;
 mod program;

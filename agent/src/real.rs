@@ -91,6 +91,7 @@ pub(crate) static SIGWAIT: Real = Real::new("sigwait");
 pub(crate) static SIGWAITINFO: Real = Real::new("sigwaitinfo");
 pub(crate) static SIGTIMEDWAIT: Real = Real::new("sigtimedwait");
 pub(crate) static FORK: Real = Real::new("_Fork");
+pub(crate) static MLOCKALL: Real = Real::new("mlockall");
 pub(crate) static PRCTL: Real = Real::new("prctl");
 pub(crate) static SYSCALL: Real = Real::new("syscall");
 
@@ -131,6 +132,7 @@ pub(crate) fn look_up_all() {
         &SIGWAITINFO,
         &SIGTIMEDWAIT,
         &FORK,
+        &MLOCKALL,
         &PRCTL,
         &SYSCALL,
     ] {

@@ -9,7 +9,7 @@ use crate::kernel::{AT_FDCWD, Descriptor};
 use crate::text::{self, Kept, Strings};
 use crate::{actions, environment, kernel, real, sandbox, scratch, threads};
 use core::ffi::{c_char, c_int, c_void};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use selvedge_sample::action;
 use selvedge_sample::region::{MAGIC, Region, VERSION, session};
 use selvedge_sample::system;
@@ -21,6 +21,14 @@ pub(crate) static SESSION: Kept = Kept::new();
 /// Whether the session records children too, and ours was recording: set once, at the start. Relaxed everywhere: says
 /// nothing of other memory.
 static CHILDREN: AtomicU32 = AtomicU32::new(0);
+
+/// Address of the session's memory, from its mapping on; 0 before. Relaxed everywhere: an address is all there is to know.
+static REGION: AtomicUsize = AtomicUsize::new(0);
+
+/// Where the session's memory is mapped, if it is; else 0. Also in children that are not recorded.
+pub(crate) fn region() -> usize {
+    REGION.load(Ordering::Relaxed)
+}
 
 /// Run by the loader before the program, with the arguments of `main`.
 #[used]
@@ -94,6 +102,7 @@ fn open_session(value: &[u8]) -> Option<&'static Region> {
         return None;
     }
     kernel::keep_out_of_dumps(start, Region::SIZE);
+    REGION.store(start.addr(), Ordering::Relaxed);
     Some(region)
 }
 

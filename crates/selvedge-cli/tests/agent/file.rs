@@ -81,6 +81,7 @@ fn offers_its_hooks_only() {
         "execvp",
         "execvpe",
         "fexecve",
+        "mlockall",
         "posix_spawn",
         "posix_spawnp",
         "prctl",

@@ -4,6 +4,7 @@ mod actions;
 mod attach;
 mod environment;
 mod file;
+mod locking;
 mod programs;
 mod sandbox;
 mod session;
