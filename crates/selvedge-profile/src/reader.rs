@@ -250,6 +250,7 @@ impl Reader {
         image.reclaim(self.region, &mut self.arena);
         if process.engine.load(Ordering::Relaxed) != Engine::Perf as u32
             || image.standing != Standing::Here
+            || process.sandboxed.load(Ordering::Relaxed) != 0
         {
             return;
         }
@@ -320,7 +321,9 @@ impl Reader {
             self.outsiders.push((pid, name.trim_end().to_string()));
             return self.finish(index, Some(left_at), Ending::Replaced);
         }
-        if self.stopped_after.is_some() || left_at != 0 {
+        // In a sandbox, the signal is the program's alone.
+        let sandboxed = process.sandboxed.load(Ordering::Relaxed) != 0;
+        if self.stopped_after.is_some() || left_at != 0 || sandboxed {
             return;
         }
         if let Some(cpu) = process_cpu(pid, self.own_pid, &self.own_threads) {
