@@ -8,8 +8,8 @@
 //! touch `errno` (raw system calls), and is itself never interrupted: all signals are blocked in it.
 //!
 //! **Every partial state of the thread's record that a signal can meet:**
-//! 1. no record (the thread was never seen, is being given one, or has just ended): nothing to write to. A request to arm claims a record and
-//!    arms it. A timer's or an event's signal is late, and counted so: both are armed only for threads that have a record.
+//! 1. no record (the thread was never seen, is being given one, or has just ended): nothing to write to. A request to arm
+//!    claims a record and arms it. A timer's or an event's signal is late, and counted so: both are armed only for threads that have a record.
 //!    `ITIMER_PROF` reaches threads that were never seen, so its signal claims a record; one that has just ended keeps it
 //!    blocked (see [`target::end_this_thread`]).
 //! 2. claimed by another thread on our behalf: while its fields are being written, its key is not this thread's yet, so

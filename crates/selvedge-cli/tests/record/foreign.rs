@@ -63,6 +63,43 @@ fn static_program_in_the_place_of_a_recorded_one() {
     });
 }
 
+/// There, process ids mean others than here: nothing of another process may be read, counted or signalled by them.
+#[test]
+fn program_in_another_namespace_of_process_ids() {
+    let permitted = Command::new("unshare").args(["-p", "-f", "true"]).output();
+    if !permitted.is_ok_and(|output| output.status.success()) {
+        return skip("namespace of process ids", "unshare may not make one here");
+    }
+    let workshop = Workshop::new();
+    let program = workshop.program(
+        "program",
+        "BURNER(hot) int main(void) { hot(0.4); return 7; }",
+    );
+    best_of_three(|| {
+        let recording = workshop
+            .record()
+            .options(&["-F", "250"])
+            .run([
+                "unshare".as_ref(),
+                "-p".as_ref(),
+                "-f".as_ref(),
+                program.as_os_str(),
+            ])
+            .exits(7);
+        within("total", recording.total(), 0.38..=0.5);
+        within(
+            "hot",
+            recording.stacks().through("hot").seconds(),
+            0.3..=0.45,
+        );
+        assert!(
+            recording.stderr.contains("namespace"),
+            "{}",
+            recording.stderr
+        );
+    });
+}
+
 #[test]
 fn musl_child() {
     let workshop = Workshop::new();
