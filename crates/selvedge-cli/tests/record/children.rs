@@ -348,3 +348,36 @@ fn no_children_hides_the_agent_from_the_environment() {
         recording.stdout
     );
 }
+
+/// Records of processes are used again: the order of their numbers is not that of time.
+#[test]
+fn processes_that_become_one_program_after_another_are_recorded_to_their_ends() {
+    best_of_three(|| {
+        let workshop = Workshop::new();
+        let program = workshop.program(
+            "program",
+            "BURNER(hot)
+             int main(int n, char **v) { int left = atoi(v[1]); hot(0.02);
+               if (left == 0) return 0;
+               char next[8]; sprintf(next, \"%d\", left - 1); execl(v[0], v[0], next, (char *)0); return 6; }",
+        );
+        let parent = workshop.program(
+            "parent",
+            "int main(int n, char **v) { int s;
+               for (int i = 0; i < 60; i++) {
+                 if (fork() == 0) { execl(v[1], v[1], \"3\", (char *)0); _exit(99); }
+                 if (i >= 3) { wait(&s); if (s) return 5; } }
+               while (wait(&s) > 0) if (s) return 5;
+               return 7; }",
+        );
+        let recording = workshop
+            .record()
+            .options(&["-F", "1000"])
+            .run([parent, program])
+            .exits(7);
+        // 60 processes, 4 programs in each, 20 ms in each of these, of which a tick or two are in no sample.
+        let seconds = recording.stacks().through("hot").seconds();
+        within("hot", seconds, 3.0..=5.2);
+        assert!(!recording.stderr.contains("late"), "{}", recording.stderr);
+    });
+}

@@ -132,6 +132,32 @@ fn thread_that_ends_under_the_perf_engine_is_counted_once() {
     }
 }
 
+/// An event costs the recorder a descriptor: as long as its thread lives.
+#[test]
+fn perf_engine_follows_more_threads_than_files_can_be_open() {
+    if !has_perf() {
+        return;
+    }
+    let workshop = Workshop::new();
+    let program = workshop.program(
+        "program",
+        "BURNER(hot) void *run(void *p) { hot(0.01); return p; }
+         int main(void) {
+           for (int i = 0; i < 200; i++) {
+             pthread_t t; pthread_create(&t, 0, run, 0); pthread_join(t, 0); }
+           tell_cpu(); return 0; }",
+    );
+    let recording = workshop
+        .record()
+        .options(&["--engine", "perf", "-F", "1000"])
+        .through(&["bash", "-c", "ulimit -n 100; exec \"$@\"", "bash"])
+        .run([program])
+        .exits(0);
+    let cpu = recording.said("cpu");
+    within("sum of weights", recording.total() / cpu, 0.97..=1.03);
+    within("in samples", recording.stacks().seconds() / cpu, 0.8..=1.01);
+}
+
 /// So can one of `ITIMER_PROF`, which is any thread's.
 #[test]
 fn thread_that_ends_under_the_itimer_engine_is_counted_once() {
