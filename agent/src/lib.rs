@@ -11,6 +11,7 @@
 //! - `actions` lets the program use the profiling signal as if it were its own
 //! - `waiting` keeps our signals from programs that wait for any
 //! - `sandbox` stops before the program forbids itself the handler's system calls
+//! - `mailbox` lets a prover see what is recorded
 //! - `locking` keeps the session's memory out of what the program locks
 //! - `real` finds the functions that the hooks stand in front of, with `object`
 //! - `scratch` memory where the stack may have no room
@@ -24,6 +25,7 @@
 //! |---|---|
 //! | `LD_PRELOAD` | the agent's absolute path, then whatever was there |
 //! | `SELVEDGE_SESSION` | path of the region's file, a colon, the session's number as 16 hexadecimal digits; then `:ignored` where the program is to find the profiling signal ignored |
+//! | `STEPPER_MAILBOX` | set by a prover only: the file in which it sees what is recorded |
 #![no_std]
 
 mod actions;
@@ -32,6 +34,7 @@ mod environment;
 mod execute;
 mod kernel;
 mod locking;
+mod mailbox;
 mod memory;
 mod object;
 mod program;

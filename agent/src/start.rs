@@ -7,10 +7,11 @@
 
 use crate::kernel::{AT_FDCWD, Descriptor};
 use crate::text::{self, Kept, Strings};
-use crate::{actions, environment, kernel, real, sandbox, scratch, threads};
+use crate::{actions, environment, kernel, mailbox, real, sandbox, scratch, threads};
 use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use selvedge_sample::action;
+use selvedge_sample::mailbox::get_ready;
 use selvedge_sample::region::{MAGIC, Region, VERSION, session};
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Base, Session};
@@ -63,6 +64,8 @@ unsafe extern "C" fn at_start(_: c_int, _: Strings, envp: *mut *const c_char) {
         // SAFETY: the loader's array, in the memory that the kernel wrote it to; the program has not begun.
         unsafe { environment::clear(envp) };
     }
+    // SAFETY: as above.
+    unsafe { mailbox::open(envp) };
     begin(region, ignored);
 }
 
@@ -127,6 +130,7 @@ fn begin(region: &'static Region, ignored: bool) {
     );
     target::start_thread(session, system::gettid(), Base::Now);
     threads::watch_end_of_this_one(false);
+    get_ready(region, session.process);
 }
 
 fn register_in_child() {
@@ -147,6 +151,7 @@ extern "C" fn in_child() {
         return target::forget();
     }
     scratch::own();
+    selvedge_sample::mailbox::leave();
     let Some(session) = target::session() else {
         return;
     };

@@ -147,6 +147,7 @@ pub mod number {
     pub const RT_SIGACTION: usize = 13;
     pub const RT_SIGPROCMASK: usize = 14;
     pub const ACCESS: usize = 21;
+    pub const NANOSLEEP: usize = 35;
     pub const SETITIMER: usize = 38;
     pub const GETPID: usize = 39;
     pub const EXECVE: usize = 59;

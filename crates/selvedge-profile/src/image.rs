@@ -237,6 +237,16 @@ impl Image {
         true
     }
 
+    /// Answers a prover's question whether there is code that is not known: see `known_code`.
+    pub(crate) fn answer(&self, process: &Process) {
+        if !self.incomplete {
+            // Release: the map is published.
+            process
+                .known_code
+                .store(self.unknown_seen, Ordering::Release);
+        }
+    }
+
     /// Makes the module map of what is known now. Returns whether it is another than before.
     fn make_map(&mut self, modules: &Modules) -> bool {
         let mut entries = Vec::new();

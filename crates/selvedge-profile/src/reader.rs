@@ -247,6 +247,7 @@ impl Reader {
             image.publish(self.region, process, &self.modules, &mut self.arena);
             image.publish_stack_bounds(self.region);
         }
+        image.answer(process);
         image.reclaim(self.region, &mut self.arena);
         if process.engine.load(Ordering::Relaxed) != Engine::Perf as u32
             || image.standing != Standing::Here

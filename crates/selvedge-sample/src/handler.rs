@@ -37,7 +37,7 @@ use crate::region::{Engine, Loss, Region, Thread, key, session};
 use crate::stack::Stack;
 use crate::system;
 use crate::target::{self, Base, Session};
-use crate::{ring, weight};
+use crate::{mailbox, ring, weight};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{Ordering, compiler_fence, fence};
 use selvedge_arch::{Interrupted, Registers, SignalInfo};
@@ -65,6 +65,9 @@ pub(crate) mod code {
 
 pub(crate) fn purpose(session: Session, info: SignalInfo) -> Purpose {
     let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
+    if mailbox::request().is_some() {
+        return Purpose::Sample(target::open_cookie(session.region, info.value()));
+    }
     match (info.code(), engine) {
         (code::SI_TIMER, _) => match target::open_cookie(session.region, info.value()) {
             Some(index) => Purpose::Sample(Some(index)),
@@ -144,7 +147,10 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
             // only threads with a record, so a signal without one comes after its thread's last account: a new record
             // would account for the whole thread again.
             let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
-            let outside = hint.is_none() && recording && engine == Some(Engine::Itimer);
+            // A prover's signal comes from nowhere too.
+            let outside = hint.is_none()
+                && recording
+                && (engine == Some(Engine::Itimer) || mailbox::request().is_some());
             let claimed = if outside {
                 target::start_thread(session, tid, base_of(tid))
             } else {
@@ -225,19 +231,15 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
     let Some((header, frames)) = place.words().split_at_mut_checked(HEADER_WORDS) else {
         return lose(session, Loss::RingFull, parts.sample);
     };
-    let map = current_map(region, process.map.load(Ordering::Acquire));
-    let mut stack = Stack::of(thread, registers.sp);
-    let walked = match (&map, region.memos.get(index as usize)) {
-        (Some(map), Some(memo)) => {
-            // SAFETY: the memo belongs to the handler of the thread that has this record, and that is never interrupted.
-            // Any bytes are a memo.
-            let memo = unsafe { &mut *memo.as_ptr() };
-            walk_again(map, registers, &mut stack, frames, memo)
+    let mut walked = walk_now(session, index, thread, registers, frames);
+    if let Some(request) = mailbox::request() {
+        if is_unknown(walked.end) && request.wait_for_reader(region, process) {
+            walked = walk_now(session, index, thread, registers, frames);
         }
-        _ => leaf_only(registers, frames),
-    };
+        request.answer(frames.get(..walked.frames).unwrap_or_default(), walked.end);
+    }
     process.recorded.add(parts.sample);
-    if matches!(walked.end, End::NoModule | End::BadReturn) {
+    if is_unknown(walked.end) {
         // Code that the reader has not seen yet: it looks, and walks this stack itself, from a copy. If there is no room
         // for a copy, what was walked is recorded, with its mark.
         process.unknown_code.fetch_add(1, Ordering::Relaxed);
@@ -261,6 +263,36 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
     fill(header, head, key, parts);
     if place.publish(len) {
         region.ring_doorbell();
+    }
+}
+
+/// Whether a walk met code that is in no module of the map: the map may be old.
+fn is_unknown(end: End) -> bool {
+    matches!(end, End::NoModule | End::BadReturn)
+}
+
+/// Walks by the module map of this moment.
+fn walk_now(
+    session: Session,
+    index: u32,
+    thread: &Thread,
+    registers: Registers,
+    frames: &mut [u64],
+) -> Walked {
+    let Session {
+        region, process, ..
+    } = session;
+    // Acquire: pairs with the reader's Release; the map is complete.
+    let map = current_map(region, process.map.load(Ordering::Acquire));
+    let mut stack = Stack::of(thread, registers.sp);
+    match (&map, region.memos.get(index as usize)) {
+        (Some(map), Some(memo)) => {
+            // SAFETY: the memo belongs to the handler of the thread that has this record, and that is never interrupted.
+            // Any bytes are a memo.
+            let memo = unsafe { &mut *memo.as_ptr() };
+            walk_again(map, registers, &mut stack, frames, memo)
+        }
+        _ => leaf_only(registers, frames),
     }
 }
 

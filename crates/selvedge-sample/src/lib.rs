@@ -14,6 +14,7 @@
 //! - [`target`] what a target does: attach, start and end a thread, arm timers
 //! - [`handler`] the signal handler
 //! - [`action`] the signal's action: ours, and the program's own beside it
+//! - [`mailbox`] shows a prover what the handler has recorded
 //! - [`stack`] reading the interrupted stack without ever faulting
 //! - [`weight`] how much CPU time a sample stands for
 //! - [`system`] the system calls of this crate, typed
@@ -26,6 +27,7 @@ extern crate std;
 
 pub mod action;
 pub mod handler;
+pub mod mailbox;
 pub mod record;
 pub mod region;
 pub mod ring;

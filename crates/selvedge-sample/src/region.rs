@@ -36,7 +36,7 @@ pub const ARENA: usize = 512 << 20;
 /// First word of a region: `SELVEDGE`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SELVEDGE");
 /// Version of this layout. The agent inside a command always fits it; a stray one of another version stays away.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// State of a session: [`Header::state`].
 pub mod session {
@@ -204,6 +204,8 @@ pub struct Process {
     pub engine_error: AtomicI32,
     /// Counts samples that met code in no known module: the reader then looks at the process's mappings anew.
     pub unknown_code: AtomicU32,
+    /// The value of `unknown_code` for which the reader has looked, and has published all that it found.
+    pub known_code: AtomicU32,
     /// Length of the text in the process's maps text; 0 until it is complete.
     pub maps_len: AtomicU32,
     /// Whether the program owns the profiling signal too (its handler is called for signals that are not ours).

@@ -95,6 +95,13 @@ pub fn clock(id: i32) -> Option<u64> {
     )
 }
 
+/// Waits, for so many nanoseconds at least unless a signal comes.
+pub fn sleep(nanos: u64) {
+    let time = TimeSpec::from_nanos(nanos);
+    // SAFETY: the kernel reads a `timespec`; what is left of the time is not asked for.
+    let _ = unsafe { syscall4(number::NANOSLEEP, [address(&time), 0, 0, 0]) };
+}
+
 /// `struct sigevent`, with `SIGEV_THREAD_ID`.
 #[repr(C)]
 struct SignalEvent {

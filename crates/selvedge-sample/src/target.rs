@@ -103,6 +103,7 @@ pub fn attach(region: &'static Region) -> Option<Session> {
         .store(FIRST_RAW_BUDGET, Ordering::Relaxed);
     for zeroed in [
         &process.unknown_code,
+        &process.known_code,
         &process.maps_len,
         &process.signal_shared,
         &process.threads,

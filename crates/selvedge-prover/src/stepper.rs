@@ -1,0 +1,386 @@
+//! Steps through all threads of a program, keeps their shadow stacks, and interrupts the instructions that are chosen.
+//!
+//! A thread gets signals from when the profiler has made a timer for it until that timer is deleted: the signal, its value
+//! and the timer's number are seen in the system call. What its timers send by themselves is not delivered.
+
+use crate::choice::Choice;
+use crate::injection::{self, Outcome};
+use crate::instruction::{Flow, LONGEST, flow};
+use crate::launch::Launched;
+use crate::modules::Modules;
+use crate::report::{Finding, Findings};
+use crate::shadow::Shadow;
+use crate::tracee::{self, Event, Going, Registers, SIGNAL_INFO, SignalInfo, Tracee};
+use crate::verdict::judge;
+use std::collections::HashMap;
+use std::io;
+use std::process::Child;
+
+/// What a proof does.
+#[derive(Debug)]
+pub struct Settings {
+    /// Times that each instruction is interrupted.
+    pub visits: usize,
+    /// Functions that are interrupted always.
+    pub windows: Vec<String>,
+    /// Steps, at most.
+    pub max_steps: u64,
+    /// Whether the profiler makes no timers: every thread gets signals.
+    pub everywhere: bool,
+}
+
+/// The signal that a profiler's timer would send.
+#[derive(Clone, Copy, Debug)]
+struct Template {
+    signal: i32,
+    timer: i32,
+    info: SignalInfo,
+}
+
+/// `si_code` of a timer's signal.
+const SI_TIMER: i32 = -2;
+
+impl Template {
+    fn new(signal: i32, timer: i32, value: u64) -> Self {
+        let mut info = [0; SIGNAL_INFO];
+        info[0..4].copy_from_slice(&signal.to_le_bytes());
+        info[8..12].copy_from_slice(&SI_TIMER.to_le_bytes());
+        info[16..20].copy_from_slice(&timer.to_le_bytes());
+        info[24..32].copy_from_slice(&value.to_le_bytes());
+        Self {
+            signal,
+            timer,
+            info,
+        }
+    }
+
+    /// Whether a signal is one that this timer has sent.
+    fn has_sent(&self, info: &SignalInfo) -> bool {
+        [0..4, 8..12, 24..32]
+            .into_iter()
+            .all(|part| info[part.clone()] == self.info[part])
+    }
+}
+
+/// A thread of the program.
+#[derive(Debug)]
+struct Thread {
+    tracee: Tracee,
+    shadow: Shadow,
+    /// At its last stop.
+    registers: Registers,
+    /// What the instruction there can do.
+    flow: Flow,
+    /// The signal that is being delivered; 0: none.
+    delivered: i32,
+}
+
+/// A proof that goes on.
+#[derive(Debug)]
+pub struct Stepper {
+    launched: Launched,
+    settings: Settings,
+    threads: HashMap<i32, Thread>,
+    templates: HashMap<i32, Template>,
+    code: HashMap<u64, Flow>,
+    modules: Modules,
+    choice: Choice,
+    findings: Findings,
+    status: Option<i32>,
+    first_ended: bool,
+    progress: fn(&Findings),
+}
+
+impl Stepper {
+    /// Of a program that is about to begin. `progress` is called now and then.
+    #[must_use]
+    pub fn new(launched: Launched, settings: Settings, progress: fn(&Findings)) -> Self {
+        Self {
+            launched,
+            threads: HashMap::new(),
+            templates: HashMap::new(),
+            code: HashMap::new(),
+            modules: Modules::default(),
+            choice: Choice::new(settings.visits),
+            findings: Findings::default(),
+            status: None,
+            first_ended: false,
+            progress,
+            settings,
+        }
+    }
+
+    /// Steps to the end of the program, or as far as the settings say. Gives back the findings, the program's status if it
+    /// came to its end, and the process that was started first.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses, or the program has no time to begin.
+    pub fn run(mut self) -> io::Result<(Findings, Option<i32>, Child)> {
+        let leader = self.launched.tracee;
+        let first = self.launched.first.id() as i32;
+        loop {
+            let Some((tracee, event)) = tracee::wait_for_any()? else {
+                break;
+            };
+            if let Event::Ended(status) = event {
+                self.threads.remove(&tracee.0);
+                self.templates.remove(&tracee.0);
+                if tracee == leader {
+                    self.status = Some(status);
+                }
+                self.first_ended |= tracee.0 == first;
+                if self.threads.is_empty() && self.first_ended {
+                    break;
+                }
+                continue;
+            }
+            if self.findings.steps >= self.settings.max_steps {
+                self.findings.cut = true;
+                leader.kill();
+                continue;
+            }
+            match self.take(tracee, event) {
+                // Ended meanwhile: an event of its own says so.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        }
+        self.findings.profiler = self.launched.mailbox.name();
+        self.findings.instructions = self.choice.instructions();
+        self.findings.name_functions(leader, &mut self.modules);
+        let status = self.status.filter(|_| !self.findings.cut);
+        Ok((self.findings, status, self.launched.first))
+    }
+
+    fn take(&mut self, tracee: Tracee, event: Event) -> io::Result<()> {
+        match event {
+            Event::Executed => {
+                self.threads.clear();
+                self.templates.clear();
+                self.launched.mailbox.forget_ready();
+                self.code_has_changed(tracee);
+                self.begin(tracee)?;
+            }
+            Event::Stopped if !self.threads.contains_key(&tracee.0) => self.begin(tracee)?,
+            Event::Trapped if self.threads.contains_key(&tracee.0) => return self.stepped(tracee),
+            Event::Signal(signal) => {
+                let info = tracee.signal_info()?;
+                let own = self
+                    .templates
+                    .values()
+                    .any(|template| template.has_sent(&info));
+                let signal = if own { 0 } else { signal };
+                if let Some(thread) = self.threads.get_mut(&tracee.0) {
+                    thread.delivered = signal;
+                }
+                return tracee.go(Going::Step, signal);
+            }
+            _ => {}
+        }
+        // What is not the program yet goes on until it is.
+        let going = if self.threads.contains_key(&tracee.0) {
+            Going::Step
+        } else {
+            Going::On
+        };
+        tracee.go(going, 0)
+    }
+
+    /// A thread begins.
+    fn begin(&mut self, tracee: Tracee) -> io::Result<()> {
+        let registers = tracee.registers()?;
+        let flow = self.flow(tracee, registers.rip);
+        self.threads.insert(
+            tracee.0,
+            Thread {
+                tracee,
+                shadow: Shadow::starting(registers.rsp),
+                registers,
+                flow,
+                delivered: 0,
+            },
+        );
+        Ok(())
+    }
+
+    fn flow(&mut self, tracee: Tracee, pc: u64) -> Flow {
+        *self.code.entry(pc).or_insert_with(|| {
+            let mut code = [0; LONGEST];
+            flow(tracee.read(pc, &mut code))
+        })
+    }
+
+    fn code_has_changed(&mut self, tracee: Tracee) {
+        self.code.clear();
+        self.modules.refresh(tracee);
+        if !self.settings.windows.is_empty() {
+            let windows = self.modules.ranges(tracee, &self.settings.windows);
+            self.findings.windows = self.findings.windows.max(windows.len());
+            self.choice.set_windows(windows);
+        }
+    }
+
+    /// A thread has executed an instruction, or is at the start of a handler.
+    fn stepped(&mut self, tracee: Tracee) -> io::Result<()> {
+        let now = tracee.registers()?;
+        let Some(mut thread) = self.threads.remove(&tracee.0) else {
+            return Ok(());
+        };
+        let before = std::mem::replace(&mut thread.registers, now);
+        let delivered = std::mem::take(&mut thread.delivered);
+        self.findings.steps += 1;
+        if self.findings.steps.is_multiple_of(1 << 14) {
+            (self.progress)(&self.findings);
+        }
+        // The kernel calls a handler with the signal's number and the context that it has put above the restorer.
+        let in_handler = delivered != 0
+            && now.rdi == u64::from(delivered.unsigned_abs())
+            && now.rdx == now.rsp.wrapping_add(8);
+        let system_call =
+            (thread.flow == Flow::SystemCall && !in_handler).then_some(before.rax as i64);
+        if in_handler {
+            enter_handler(&mut thread);
+        } else {
+            self.execute(&mut thread, before)?;
+        }
+        thread.flow = self.flow(tracee, now.rip);
+        // In a system call that is to be restarted, the kernel moves the thread back as it delivers a signal.
+        let restarts = system_call.is_some() && (-516..=-512).contains(&(now.rax as i64));
+        let mut ended = None;
+        if !restarts && !in_handler {
+            ended = self.interrupt(&mut thread)?;
+        }
+        let signal = thread.delivered;
+        self.threads.insert(tracee.0, thread);
+        match ended {
+            Some(status) => self.take_end(tracee, status),
+            None => tracee.go(Going::Step, signal)?,
+        }
+        Ok(())
+    }
+
+    fn take_end(&mut self, tracee: Tracee, status: i32) {
+        self.threads.remove(&tracee.0);
+        self.templates.remove(&tracee.0);
+        if tracee == self.launched.tracee {
+            self.status = Some(status);
+        }
+    }
+
+    /// Follows an executed instruction.
+    fn execute(&mut self, thread: &mut Thread, before: Registers) -> io::Result<()> {
+        let (tracee, now) = (thread.tracee, thread.registers);
+        match thread.flow {
+            Flow::Call if now.rsp == before.rsp.wrapping_sub(8) => {
+                let address = tracee.word(now.rsp).unwrap_or(0);
+                thread.shadow.call(now.rsp, address);
+                return Ok(());
+            }
+            Flow::SystemCall => match before.rax as i64 {
+                libc::SYS_rt_sigreturn => {
+                    thread.shadow.signal_return(now.rsp);
+                    return Ok(());
+                }
+                libc::SYS_mmap | libc::SYS_munmap | libc::SYS_mprotect => {
+                    self.code_has_changed(tracee);
+                }
+                libc::SYS_timer_create if now.rax == 0 => self.note_timer(tracee, before),
+                libc::SYS_timer_delete => {
+                    let timer = before.rdi as i32;
+                    self.templates.retain(|_, template| template.timer != timer);
+                }
+                _ => {}
+            },
+            _ => {}
+        }
+        thread.shadow.executed(thread.flow, now.rsp);
+        Ok(())
+    }
+
+    /// A timer was made: for which thread, and with which signal?
+    fn note_timer(&mut self, tracee: Tracee, call: Registers) {
+        const SIGEV_THREAD_ID: i32 = 4;
+        let number = |bytes: [u8; 4]| i32::from_le_bytes(bytes);
+        let word = |offset: u64| tracee.bytes::<4>(call.rsi.wrapping_add(offset)).map(number);
+        let (Some(value), Some(signal), Some(notify), Some(tid), Some(timer)) = (
+            tracee.word(call.rsi),
+            word(8),
+            word(12),
+            word(16),
+            tracee.bytes::<4>(call.rdx).map(number),
+        ) else {
+            return;
+        };
+        if notify == SIGEV_THREAD_ID {
+            self.templates
+                .insert(tid, Template::new(signal, timer, value));
+        }
+    }
+
+    /// Interrupts a thread where it stands, if that is chosen. Gives back its status if it ended.
+    fn interrupt(&mut self, thread: &mut Thread) -> io::Result<Option<i32>> {
+        let (tracee, registers) = (thread.tracee, thread.registers);
+        let caller = thread.shadow.caller();
+        if thread.delivered != 0
+            || !self.choice.wants(registers.rip, caller)
+            || !self.launched.mailbox.is_ready()
+        {
+            return Ok(None);
+        }
+        let template = match self.templates.get(&tracee.0) {
+            Some(template) => *template,
+            None if self.settings.everywhere => Template::new(libc::SIGPROF, 0, 0),
+            None => return Ok(None),
+        };
+        if tracee.signal_mask()? >> (template.signal - 1) & 1 != 0 {
+            self.findings.blocked += 1;
+            return Ok(None);
+        }
+        self.choice.note(registers.rip, caller);
+        self.findings.samples += 1;
+        let Outcome {
+            recorded,
+            changed,
+            pending,
+            ended,
+        } = injection::inject(
+            tracee,
+            registers,
+            template.signal,
+            &template.info,
+            &self.launched.mailbox,
+            self.findings.samples,
+        )?;
+        if let Some(signal) = pending {
+            let info = tracee.signal_info()?;
+            if !template.has_sent(&info) {
+                thread.delivered = signal;
+            }
+        }
+        let mut truth = Vec::new();
+        thread.shadow.frames(registers.rip, &mut truth);
+        let recorded = recorded.unwrap_or_default();
+        let finding = Finding {
+            verdict: judge(&recorded, &truth),
+            registers,
+            recorded,
+            truth,
+            changed,
+        };
+        self.findings.note(finding, tracee, &mut self.modules);
+        Ok(ended)
+    }
+}
+
+/// The kernel has called a handler: what it interrupted is in the frame that it made.
+fn enter_handler(thread: &mut Thread) {
+    // Offsets in a `ucontext`, which lies above the restorer.
+    const SP: u64 = 160;
+    const IP: u64 = 168;
+    let (tracee, sp) = (thread.tracee, thread.registers.rsp);
+    let word = |offset: u64| tracee.word(sp.wrapping_add(offset)).unwrap_or(0);
+    thread
+        .shadow
+        .signal(word(8 + IP), word(8 + SP), sp, word(0));
+}

@@ -1,0 +1,67 @@
+//! Comparing what was recorded with the true stack.
+
+use crate::mailbox::FIRST_ADDRESS;
+
+/// What a recorded stack is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Every frame, leaf to root.
+    Exact,
+    /// True frames from the leaf on, then a visible mark, then nothing or true frames to the root.
+    Marked,
+    /// Anything else, nothing at all too.
+    Wrong,
+}
+
+/// Compares. Both stacks are leaf first.
+#[must_use]
+pub fn judge(recorded: &[u64], truth: &[u64]) -> Verdict {
+    if recorded == truth {
+        return Verdict::Exact;
+    }
+    let Some(mark) = recorded.iter().position(|&frame| frame < FIRST_ADDRESS) else {
+        return Verdict::Wrong;
+    };
+    let (inner, outer) = (&recorded[..mark], &recorded[mark + 1..]);
+    let fits = inner.len() + outer.len() <= truth.len()
+        && truth.starts_with(inner)
+        && truth.ends_with(outer);
+    // A mark alone says nothing false, but nothing of where the thread was either.
+    if fits && !inner.is_empty() {
+        Verdict::Marked
+    } else {
+        Verdict::Wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_true_frames_and_marks_pass() {
+        let truth = [0x5000, 0x6000, 0x7000, 0x8000];
+        assert_eq!(judge(&truth, &truth), Verdict::Exact);
+        for marked in [
+            &[0x5000, 4][..],
+            &[0x5000, 0x6000, 0x7000, 7],
+            &[0x5000, 2, 0x8000],
+            &[0x5000, 0x6000, 0x7000, 0x8000, 5],
+        ] {
+            assert_eq!(judge(marked, &truth), Verdict::Marked, "{marked:x?}");
+        }
+        for wrong in [
+            &[][..],
+            &[4],
+            &[0x5000, 0x6000, 0x7000],
+            &[0x5000, 0x7000, 0x8000],
+            &[0x5000, 0x7000, 0x6000, 0x8000],
+            &[0x5000, 0x7000, 4],
+            &[0x5000, 0x6000, 0x7000, 0x8000, 0x9000],
+            &[0x5000, 0x6000, 2, 0x6000, 0x7000, 0x8000],
+            &[0x5000, 2, 0x8000, 2],
+        ] {
+            assert_eq!(judge(wrong, &truth), Verdict::Wrong, "{wrong:x?}");
+        }
+    }
+}
