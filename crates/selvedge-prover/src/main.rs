@@ -50,7 +50,11 @@ fn prove(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         visits: usize::from(arguments.visits),
         windows: arguments.window.clone(),
         max_steps: arguments.max_steps.unwrap_or(u64::MAX),
-        everywhere: arguments.preload.is_some(),
+        library: arguments
+            .preload
+            .as_ref()
+            .map(std::fs::canonicalize)
+            .transpose()?,
     };
     let progress = if !arguments.quiet && std::io::stderr().is_terminal() {
         show

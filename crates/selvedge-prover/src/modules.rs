@@ -65,6 +65,13 @@ impl Modules {
         opened
     }
 
+    /// Whether an address is in the code of a file.
+    #[must_use]
+    pub fn is_in(&self, address: u64, file: &Path) -> bool {
+        self.at(address)
+            .is_some_and(|mapping| Path::new(&mapping.path) == file)
+    }
+
     /// An address as module and offset, the same in every run.
     #[must_use]
     pub fn place(&self, address: u64) -> String {

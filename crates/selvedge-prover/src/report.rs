@@ -52,6 +52,8 @@ pub struct Findings {
     pub marked: u64,
     /// Wrong stacks, and samples of which nothing was recorded.
     pub wrong: u64,
+    /// Of these, true stacks that end too early with nothing to say so.
+    pub short: u64,
     /// Samples whose handler changed something.
     pub changed: u64,
     /// Number of each kind of finding by instruction: mark (0: wrong) and the instruction that it stands at.
@@ -69,6 +71,10 @@ impl Findings {
         match verdict {
             Verdict::Exact => self.exact += 1,
             Verdict::Marked => self.marked += 1,
+            Verdict::Short => {
+                self.short += 1;
+                self.wrong += 1;
+            }
             Verdict::Wrong => self.wrong += 1,
         }
         if *verdict != Verdict::Exact {
@@ -83,7 +89,7 @@ impl Findings {
             *self.places.entry((*verdict, mark, place)).or_default() += 1;
         }
         self.changed += u64::from(finding.changed.is_some());
-        if (*verdict == Verdict::Wrong || finding.changed.is_some()) && self.details.len() < SHOWN {
+        if (*verdict > Verdict::Marked || finding.changed.is_some()) && self.details.len() < SHOWN {
             self.details.push(detail(&finding, tracee, modules));
         }
     }
@@ -123,6 +129,7 @@ impl Findings {
         for ((verdict, mark, function), count) in rows.iter().take(ROWS) {
             let _ = match verdict {
                 Verdict::Wrong => writeln!(text, "wrong  {count:>8}            {function}"),
+                Verdict::Short => writeln!(text, "short  {count:>8}            {function}"),
                 _ => writeln!(text, "marked {count:>8} mark {mark:<4}  {function}"),
             };
         }
@@ -132,7 +139,7 @@ impl Findings {
         let share = |part: u64| 100.0 * part as f64 / self.samples.max(1) as f64;
         let _ = writeln!(
             text,
-            "{}: {} steps, {} distinct instructions, {} samples: exact {} ({:.3} %), marked {} ({:.3} %), wrong {} ({:.3} %)",
+            "{}: {} steps, {} distinct instructions, {} samples: exact {} ({:.3} %), marked {} ({:.3} %), wrong {} ({:.3} %; {} of them only short)",
             if self.profiler.is_empty() {
                 "no profiler"
             } else {
@@ -147,6 +154,7 @@ impl Findings {
             share(self.marked),
             self.wrong,
             share(self.wrong),
+            self.short,
         );
         text
     }
@@ -159,10 +167,10 @@ impl Findings {
             let _ = writeln!(text, "{}", json!({ "detail": detail }));
         }
         for ((verdict, mark, function), count) in self.rows() {
-            let kind = if *verdict == Verdict::Wrong {
-                "wrong"
-            } else {
-                "marked"
+            let kind = match verdict {
+                Verdict::Wrong => "wrong",
+                Verdict::Short => "short",
+                _ => "marked",
             };
             let line =
                 json!({ "kind": kind, "mark": mark, "function": function, "samples": count });

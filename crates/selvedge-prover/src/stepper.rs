@@ -14,6 +14,7 @@ use crate::tracee::{self, Event, Going, Registers, SIGNAL_INFO, SignalInfo, Trac
 use crate::verdict::judge;
 use std::collections::HashMap;
 use std::io;
+use std::path::PathBuf;
 use std::process::Child;
 
 /// What a proof does.
@@ -25,8 +26,9 @@ pub struct Settings {
     pub windows: Vec<String>,
     /// Steps, at most.
     pub max_steps: u64,
-    /// Whether the profiler makes no timers: every thread gets signals.
-    pub everywhere: bool,
+    /// The library that is proved instead of the command. It makes no timers: every thread gets signals. It may take its
+    /// time to get ready: until then it runs at full speed.
+    pub library: Option<PathBuf>,
 }
 
 /// The signal that a profiler's timer would send.
@@ -239,16 +241,20 @@ impl Stepper {
             && now.rdx == now.rsp.wrapping_add(8);
         let system_call =
             (thread.flow == Flow::SystemCall && !in_handler).then_some(before.rax as i64);
+        let mut ran = false;
         if in_handler {
             enter_handler(&mut thread);
         } else {
             self.execute(&mut thread, before)?;
+            ran = self.let_library_get_ready(&mut thread)?;
         }
+        let now = thread.registers;
         thread.flow = self.flow(tracee, now.rip);
         // In a system call that is to be restarted, the kernel moves the thread back as it delivers a signal.
         let restarts = system_call.is_some() && (-516..=-512).contains(&(now.rax as i64));
         let mut ended = None;
-        if !restarts && !in_handler {
+        // Nor where a breakpoint has just been hit: it would not be hit again.
+        if !restarts && !in_handler && !ran {
             ended = self.interrupt(&mut thread)?;
         }
         let signal = thread.delivered;
@@ -298,6 +304,38 @@ impl Stepper {
         Ok(())
     }
 
+    /// Where the thread has just called a function of the library that is proved, and that is not ready yet: runs that
+    /// function to its return. Returns whether it has.
+    fn let_library_get_ready(&mut self, thread: &mut Thread) -> io::Result<bool> {
+        let (tracee, called) = (thread.tracee, thread.registers);
+        let inside = self.settings.library.as_deref().is_some_and(|library| {
+            thread.flow == Flow::Call && self.modules.is_in(called.rip, library)
+        });
+        if !inside || self.launched.mailbox.is_ready() {
+            return Ok(false);
+        }
+        let Some(back) = tracee.word(called.rsp) else {
+            return Ok(false);
+        };
+        tracee.set_breakpoint(Some(back))?;
+        let mut signal = 0;
+        loop {
+            tracee.go(Going::On, signal)?;
+            signal = 0;
+            match tracee.wait()? {
+                Event::Trapped if tracee.registers()?.rsp == called.rsp.wrapping_add(8) => break,
+                Event::Signal(own) => signal = own,
+                Event::Ended(_) => return Err(io::Error::from_raw_os_error(libc::ESRCH)),
+                _ => {}
+            }
+        }
+        tracee.set_breakpoint(None)?;
+        thread.registers = tracee.registers()?;
+        thread.shadow.executed(Flow::Other, thread.registers.rsp);
+        self.code_has_changed(tracee);
+        Ok(true)
+    }
+
     /// A timer was made: for which thread, and with which signal?
     fn note_timer(&mut self, tracee: Tracee, call: Registers) {
         const SIGEV_THREAD_ID: i32 = 4;
@@ -330,7 +368,7 @@ impl Stepper {
         }
         let template = match self.templates.get(&tracee.0) {
             Some(template) => *template,
-            None if self.settings.everywhere => Template::new(libc::SIGPROF, 0, 0),
+            None if self.settings.library.is_some() => Template::new(libc::SIGPROF, 0, 0),
             None => return Ok(None),
         };
         if tracee.signal_mask()? >> (template.signal - 1) & 1 != 0 {

@@ -9,6 +9,8 @@ pub enum Verdict {
     Exact,
     /// True frames from the leaf on, then a visible mark, then nothing or true frames to the root.
     Marked,
+    /// True frames from the leaf on, and nothing says that the root is missing. Counted as wrong: it is a lie.
+    Short,
     /// Anything else, nothing at all too.
     Wrong,
 }
@@ -20,7 +22,10 @@ pub fn judge(recorded: &[u64], truth: &[u64]) -> Verdict {
         return Verdict::Exact;
     }
     let Some(mark) = recorded.iter().position(|&frame| frame < FIRST_ADDRESS) else {
-        return Verdict::Wrong;
+        return match !recorded.is_empty() && truth.starts_with(recorded) {
+            true => Verdict::Short,
+            false => Verdict::Wrong,
+        };
     };
     let (inner, outer) = (&recorded[..mark], &recorded[mark + 1..]);
     let fits = inner.len() + outer.len() <= truth.len()
@@ -50,10 +55,10 @@ mod tests {
         ] {
             assert_eq!(judge(marked, &truth), Verdict::Marked, "{marked:x?}");
         }
+        assert_eq!(judge(&[0x5000, 0x6000, 0x7000], &truth), Verdict::Short);
         for wrong in [
             &[][..],
             &[4],
-            &[0x5000, 0x6000, 0x7000],
             &[0x5000, 0x7000, 0x8000],
             &[0x5000, 0x7000, 0x6000, 0x8000],
             &[0x5000, 0x7000, 4],
