@@ -68,10 +68,12 @@ impl State {
     }
 }
 
+/// Flag of an instruction that is not to stop at a breakpoint: set by the CPU at one, and between the rounds of a repeated
+/// instruction. No program sees it.
+const RESUME: u64 = 1 << 16;
+
 /// The registers that a program sees.
 fn general(registers: &Registers) -> [u64; 25] {
-    // Set by the return from a handler: the instruction is not to trap again.
-    const RESUME: u64 = 1 << 16;
     let Registers {
         r15,
         r14,
@@ -149,6 +151,13 @@ pub fn inject(
         pending: None,
         ended: None,
     };
+    if registers.eflags & RESUME != 0 {
+        // The handler's return would bring it back, and the thread run past the breakpoint.
+        tracee.set_registers(&Registers {
+            eflags: registers.eflags & !RESUME,
+            ..registers
+        })?;
+    }
     mailbox.announce(number);
     tracee.set_signal_info(info)?;
     tracee.set_breakpoint(Some(registers.rip))?;

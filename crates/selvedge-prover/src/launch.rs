@@ -14,6 +14,7 @@ use crate::tracee::Tracee;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -69,9 +70,11 @@ pub struct Ending {
 impl Ending {
     /// Of the run whose output went to files with this name.
     #[must_use]
-    pub fn new(scratch: &Scratch, name: &str, status: i32) -> Self {
-        let read =
-            |kind: &str| std::fs::read(scratch.file(&format!("{name}.{kind}"))).unwrap_or_default();
+    pub fn new(scratch: &Scratch, name: &str, pid: u32, status: i32) -> Self {
+        let read = |kind: &str| {
+            let bytes = std::fs::read(scratch.file(&format!("{name}.{kind}")));
+            without_number(&bytes.unwrap_or_default(), pid)
+        };
         Self {
             status,
             output: read("out"),
@@ -83,8 +86,7 @@ impl Ending {
     #[must_use]
     pub fn difference(&self, other: &Self) -> Option<String> {
         if self.status != other.status {
-            let [one, other] =
-                [self.status, other.status].map(|raw| std::process::ExitStatus::from_raw(raw));
+            let [one, other] = [self.status, other.status].map(std::process::ExitStatus::from_raw);
             return Some(format!("{other} with signals, {one} without"));
         }
         if self.output != other.output {
@@ -92,6 +94,26 @@ impl Ending {
         }
         (self.errors != other.errors).then(|| "its standard error is different".into())
     }
+}
+
+/// Replaces a process's number, which two runs never share.
+fn without_number(bytes: &[u8], pid: u32) -> Vec<u8> {
+    let digits = pid.to_string();
+    let mut rest = bytes;
+    let mut replaced = Vec::with_capacity(bytes.len());
+    while let Some((&first, behind)) = rest.split_first() {
+        match rest.strip_prefix(digits.as_bytes()) {
+            Some(after) => {
+                replaced.extend_from_slice(b"PID");
+                rest = after;
+            }
+            None => {
+                replaced.push(first);
+                rest = behind;
+            }
+        }
+    }
+    replaced
 }
 
 /// Arguments that make this program become another.
@@ -160,6 +182,26 @@ fn try_to_become(arguments: &[OsString]) -> io::Result<std::convert::Infallible>
     Err(command.exec())
 }
 
+/// Finds a program as a shell does.
+///
+/// # Errors
+///
+/// There is none of this name, or it is not executable.
+pub fn find(program: &OsStr) -> io::Result<PathBuf> {
+    let is_executable = |path: &PathBuf| {
+        let facts = std::fs::metadata(path);
+        facts.is_ok_and(|facts| facts.is_file() && facts.permissions().mode() & 0o111 != 0)
+    };
+    let folders = match program.as_encoded_bytes().contains(&b'/') {
+        true => OsString::from(""),
+        false => std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into()),
+    };
+    std::env::split_paths(&folders)
+        .map(|folder| folder.join(program))
+        .find(is_executable)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no such program"))
+}
+
 /// Runs the program as it is.
 ///
 /// # Errors
@@ -168,8 +210,9 @@ fn try_to_become(arguments: &[OsString]) -> io::Result<std::convert::Infallible>
 pub fn run_alone(scratch: &Scratch, arguments: &Arguments) -> io::Result<Ending> {
     let all = becoming(scratch, "alone", arguments, false)?;
     let (program, rest) = split(&all)?;
-    let status = Command::new(program).args(rest).status()?;
-    Ok(Ending::new(scratch, "alone", status.into_raw()))
+    let mut alone = Command::new(program).args(rest).spawn()?;
+    let status = alone.wait()?;
+    Ok(Ending::new(scratch, "alone", alone.id(), status.into_raw()))
 }
 
 fn split(all: &[OsString]) -> io::Result<(&OsStr, &[OsString])> {

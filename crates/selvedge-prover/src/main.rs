@@ -35,8 +35,12 @@ fn main() -> ExitCode {
 
 /// Proves, and prints. Returns whether all is well.
 fn prove(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
-    let scratch = Scratch::new()?;
+    for file in [&arguments.preload, &arguments.stdin].into_iter().flatten() {
+        std::fs::File::open(file).map_err(|e| format!("cannot open {}: {e}", file.display()))?;
+    }
     let command = arguments.command[0].display();
+    launch::find(&arguments.command[0]).map_err(|e| format!("cannot run {command}: {e}"))?;
+    let scratch = Scratch::new()?;
     let alone = match arguments.once {
         true => None,
         false => Some(
@@ -61,10 +65,11 @@ fn prove(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     } else {
         |_: &Findings| ()
     };
+    let pid = launched.tracee.0.unsigned_abs();
     let (mut findings, status, _) = Stepper::new(launched, settings, progress).run()?;
     let mut problems = Vec::new();
     if let (Some(alone), Some(status)) = (&alone, status)
-        && let Some(difference) = alone.difference(&Ending::new(&scratch, "stepped", status))
+        && let Some(difference) = alone.difference(&Ending::new(&scratch, "stepped", pid, status))
     {
         problems.push(format!("the program was changed: {difference}"));
     }

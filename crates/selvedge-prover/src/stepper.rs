@@ -90,6 +90,8 @@ pub struct Stepper {
     findings: Findings,
     status: Option<i32>,
     first_ended: bool,
+    /// Whether the program has begun.
+    begun: bool,
     progress: fn(&Findings),
 }
 
@@ -107,6 +109,7 @@ impl Stepper {
             findings: Findings::default(),
             status: None,
             first_ended: false,
+            begun: false,
             progress,
             settings,
         }
@@ -121,10 +124,7 @@ impl Stepper {
     pub fn run(mut self) -> io::Result<(Findings, Option<i32>, Child)> {
         let leader = self.launched.tracee;
         let first = self.launched.first.id() as i32;
-        loop {
-            let Some((tracee, event)) = tracee::wait_for_any()? else {
-                break;
-            };
+        while let Some((tracee, event)) = tracee::wait_for_any()? {
             if let Event::Ended(status) = event {
                 self.threads.remove(&tracee.0);
                 self.templates.remove(&tracee.0);
@@ -148,6 +148,9 @@ impl Stepper {
                 other => other?,
             }
         }
+        if !self.begun {
+            return Err(io::Error::other("the program did not begin"));
+        }
         self.findings.profiler = self.launched.mailbox.name();
         self.findings.instructions = self.choice.instructions();
         self.findings.name_functions(leader, &mut self.modules);
@@ -158,6 +161,7 @@ impl Stepper {
     fn take(&mut self, tracee: Tracee, event: Event) -> io::Result<()> {
         match event {
             Event::Executed => {
+                self.begun = true;
                 self.threads.clear();
                 self.templates.clear();
                 self.launched.mailbox.forget_ready();
@@ -241,20 +245,18 @@ impl Stepper {
             && now.rdx == now.rsp.wrapping_add(8);
         let system_call =
             (thread.flow == Flow::SystemCall && !in_handler).then_some(before.rax as i64);
-        let mut ran = false;
         if in_handler {
             enter_handler(&mut thread);
         } else {
             self.execute(&mut thread, before)?;
-            ran = self.let_library_get_ready(&mut thread)?;
+            self.let_library_get_ready(&mut thread)?;
         }
         let now = thread.registers;
         thread.flow = self.flow(tracee, now.rip);
         // In a system call that is to be restarted, the kernel moves the thread back as it delivers a signal.
         let restarts = system_call.is_some() && (-516..=-512).contains(&(now.rax as i64));
         let mut ended = None;
-        // Nor where a breakpoint has just been hit: it would not be hit again.
-        if !restarts && !in_handler && !ran {
+        if !restarts && !in_handler {
             ended = self.interrupt(&mut thread)?;
         }
         let signal = thread.delivered;
@@ -305,17 +307,17 @@ impl Stepper {
     }
 
     /// Where the thread has just called a function of the library that is proved, and that is not ready yet: runs that
-    /// function to its return. Returns whether it has.
-    fn let_library_get_ready(&mut self, thread: &mut Thread) -> io::Result<bool> {
+    /// function to its return.
+    fn let_library_get_ready(&mut self, thread: &mut Thread) -> io::Result<()> {
         let (tracee, called) = (thread.tracee, thread.registers);
         let inside = self.settings.library.as_deref().is_some_and(|library| {
             thread.flow == Flow::Call && self.modules.is_in(called.rip, library)
         });
         if !inside || self.launched.mailbox.is_ready() {
-            return Ok(false);
+            return Ok(());
         }
         let Some(back) = tracee.word(called.rsp) else {
-            return Ok(false);
+            return Ok(());
         };
         tracee.set_breakpoint(Some(back))?;
         let mut signal = 0;
@@ -333,7 +335,7 @@ impl Stepper {
         thread.registers = tracee.registers()?;
         thread.shadow.executed(Flow::Other, thread.registers.rsp);
         self.code_has_changed(tracee);
-        Ok(true)
+        Ok(())
     }
 
     /// A timer was made: for which thread, and with which signal?

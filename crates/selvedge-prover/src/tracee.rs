@@ -158,6 +158,24 @@ impl Tracee {
         Ok(unsafe { registers.assume_init() })
     }
 
+    /// Sets its registers.
+    ///
+    /// # Errors
+    ///
+    /// The thread has ended, or has no such registers.
+    pub fn set_registers(self, registers: &Registers) -> io::Result<()> {
+        // SAFETY: the kernel reads a structure of this type.
+        check(unsafe {
+            libc::ptrace(
+                libc::PTRACE_SETREGS,
+                self.0,
+                0_usize,
+                std::ptr::from_ref(registers),
+            )
+        })?;
+        Ok(())
+    }
+
     /// Its vector registers, in the layout of `XSAVE`.
     ///
     /// # Errors
@@ -244,7 +262,7 @@ impl Tracee {
 
     /// Copies memory; gives back what could be read.
     #[must_use]
-    pub fn read<'a>(self, address: u64, bytes: &'a mut [u8]) -> &'a [u8] {
+    pub fn read(self, address: u64, bytes: &mut [u8]) -> &[u8] {
         let local = libc::iovec {
             iov_base: bytes.as_mut_ptr().cast(),
             iov_len: bytes.len(),
