@@ -75,6 +75,8 @@ struct Thread {
     flow: Flow,
     /// The signal that is being delivered; 0: none.
     delivered: i32,
+    /// Whether our signal was queued, to interrupt it where it stands.
+    queued: bool,
 }
 
 /// A proof that goes on.
@@ -170,18 +172,7 @@ impl Stepper {
             }
             Event::Stopped if !self.threads.contains_key(&tracee.0) => self.begin(tracee)?,
             Event::Trapped if self.threads.contains_key(&tracee.0) => return self.stepped(tracee),
-            Event::Signal(signal) => {
-                let info = tracee.signal_info()?;
-                let own = self
-                    .templates
-                    .values()
-                    .any(|template| template.has_sent(&info));
-                let signal = if own { 0 } else { signal };
-                if let Some(thread) = self.threads.get_mut(&tracee.0) {
-                    thread.delivered = signal;
-                }
-                return tracee.go(Going::Step, signal);
-            }
+            Event::Signal(signal) => return self.signalled(tracee, signal),
             _ => {}
         }
         // What is not the program yet goes on until it is.
@@ -191,6 +182,41 @@ impl Stepper {
             Going::On
         };
         tracee.go(going, 0)
+    }
+
+    /// A signal is about to be delivered to a thread.
+    fn signalled(&mut self, tracee: Tracee, signal: i32) -> io::Result<()> {
+        let info = tracee.signal_info()?;
+        let timers = self.templates.values();
+        let own = match self.settings.library {
+            Some(_) => signal == libc::SIGPROF,
+            None => timers.into_iter().any(|timer| timer.has_sent(&info)),
+        };
+        let Some(mut thread) = self.threads.remove(&tracee.0) else {
+            return tracee.go(Going::Step, signal);
+        };
+        // What a timer has sent by itself is not delivered.
+        let queued = own && std::mem::take(&mut thread.queued);
+        thread.delivered = if own { 0 } else { signal };
+        let ended = match queued {
+            true => self.interrupt(&mut thread)?,
+            false => None,
+        };
+        self.go_on(thread, ended)
+    }
+
+    /// Lets a thread go on, if it has not ended.
+    fn go_on(&mut self, thread: Thread, ended: Option<i32>) -> io::Result<()> {
+        let (tracee, signal) = (thread.tracee, thread.delivered);
+        if let Some(status) = ended {
+            self.templates.remove(&tracee.0);
+            if tracee == self.launched.tracee {
+                self.status = Some(status);
+            }
+            return Ok(());
+        }
+        self.threads.insert(tracee.0, thread);
+        tracee.go(Going::Step, signal)
     }
 
     /// A thread begins.
@@ -205,6 +231,7 @@ impl Stepper {
                 registers,
                 flow,
                 delivered: 0,
+                queued: false,
             },
         );
         Ok(())
@@ -255,25 +282,15 @@ impl Stepper {
         thread.flow = self.flow(tracee, now.rip);
         // In a system call that is to be restarted, the kernel moves the thread back as it delivers a signal.
         let restarts = system_call.is_some() && (-516..=-512).contains(&(now.rax as i64));
-        let mut ended = None;
-        if !restarts && !in_handler {
-            ended = self.interrupt(&mut thread)?;
+        if in_handler {
+            // The kernel delivers no signal at this stop: it is queued.
+            self.queue(&mut thread)?;
         }
-        let signal = thread.delivered;
-        self.threads.insert(tracee.0, thread);
-        match ended {
-            Some(status) => self.take_end(tracee, status),
-            None => tracee.go(Going::Step, signal)?,
-        }
-        Ok(())
-    }
-
-    fn take_end(&mut self, tracee: Tracee, status: i32) {
-        self.threads.remove(&tracee.0);
-        self.templates.remove(&tracee.0);
-        if tracee == self.launched.tracee {
-            self.status = Some(status);
-        }
+        let ended = match restarts || in_handler {
+            true => None,
+            false => self.interrupt(&mut thread)?,
+        };
+        self.go_on(thread, ended)
     }
 
     /// Follows an executed instruction.
@@ -358,25 +375,47 @@ impl Stepper {
         }
     }
 
-    /// Interrupts a thread where it stands, if that is chosen. Gives back its status if it ended.
-    fn interrupt(&mut self, thread: &mut Thread) -> io::Result<Option<i32>> {
-        let (tracee, registers) = (thread.tracee, thread.registers);
-        let caller = thread.shadow.caller();
+    /// The signal by which a thread is to be interrupted where it stands, if that is chosen.
+    fn chosen(&mut self, thread: &Thread) -> io::Result<Option<Template>> {
         if thread.delivered != 0
-            || !self.choice.wants(registers.rip, caller)
+            || !self
+                .choice
+                .wants(thread.registers.rip, thread.shadow.caller())
             || !self.launched.mailbox.is_ready()
         {
             return Ok(None);
         }
-        let template = match self.templates.get(&tracee.0) {
+        let template = match self.templates.get(&thread.tracee.0) {
             Some(template) => *template,
             None if self.settings.library.is_some() => Template::new(libc::SIGPROF, 0, 0),
             None => return Ok(None),
         };
-        if tracee.signal_mask()? >> (template.signal - 1) & 1 != 0 {
+        if thread.tracee.signal_mask()? >> (template.signal - 1) & 1 != 0 {
             self.findings.blocked += 1;
             return Ok(None);
         }
+        Ok(Some(template))
+    }
+
+    /// Queues the signal instead.
+    fn queue(&mut self, thread: &mut Thread) -> io::Result<()> {
+        if let Some(template) = self.chosen(thread)? {
+            let process = self.launched.tracee.0;
+            thread.queued = true;
+            thread
+                .tracee
+                .queue_signal(process, template.signal, &template.info)?;
+        }
+        Ok(())
+    }
+
+    /// Interrupts a thread where it stands, if that is chosen. Gives back its status if it ended.
+    fn interrupt(&mut self, thread: &mut Thread) -> io::Result<Option<i32>> {
+        let Some(template) = self.chosen(thread)? else {
+            return Ok(None);
+        };
+        let (tracee, registers) = (thread.tracee, thread.registers);
+        let caller = thread.shadow.caller();
         self.choice.note(registers.rip, caller);
         self.findings.samples += 1;
         let Outcome {

@@ -239,6 +239,25 @@ impl Tracee {
         Ok(())
     }
 
+    /// Queues a signal for it, with what the kernel is to say of it (`si_code` below 0).
+    ///
+    /// # Errors
+    ///
+    /// It has ended, or has too many signals pending.
+    pub fn queue_signal(self, process: i32, signal: i32, info: &SignalInfo) -> io::Result<()> {
+        // SAFETY: the kernel reads a `siginfo_t`, which has this size.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_rt_tgsigqueueinfo,
+                process,
+                self.0,
+                signal,
+                info.as_ptr(),
+            )
+        })?;
+        Ok(())
+    }
+
     /// Makes it trap before it executes the instruction at an address; `None`: no longer.
     ///
     /// # Errors
