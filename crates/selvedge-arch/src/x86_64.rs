@@ -8,11 +8,12 @@
 
 use core::arch::asm;
 
-/// The registers that a walk needs: the program counter, the stack pointer, and every callee-saved register.
+/// The registers that a walk needs: the program counter, the stack pointer, every callee-saved register, and, of the
+/// interrupted frame, the others.
 ///
 /// Unwind rules of real code name all of them (the dynamic loader's `_dl_runtime_resolve_*` computes its frame from
-/// `rbx`), so a walk that keeps only `rsp` and `rbp` loses such frames. Source: System V ABI, AMD64 supplement, §3.2.1
-/// (callee-saved registers) and figure 3.36 (DWARF register numbers).
+/// `rbx`, functions that align their stack do so from `r10`), so a walk that keeps only `rsp` and `rbp` loses such frames.
+/// Source: System V ABI, AMD64 supplement, §3.2.1 (callee-saved registers) and figure 3.36 (DWARF register numbers).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Registers {
@@ -32,6 +33,17 @@ pub struct Registers {
     pub r14: u64,
     /// `r15`.
     pub r15: u64,
+    /// Those that calls may overwrite: see [`scratch`].
+    pub scratch: [u64; scratch::COUNT],
+}
+
+/// Registers that calls may overwrite, in the order of their DWARF numbers: `rax`, `rdx`, `rcx`, `rsi`, `rdi`, `r8` to
+/// `r11`.
+pub mod scratch {
+    /// Number of them.
+    pub const COUNT: usize = 9;
+    /// Where the kernel keeps each of them in the `ucontext` of a signal's frame, in bytes.
+    pub const IN_CONTEXT: [u64; COUNT] = [144, 136, 152, 112, 104, 40, 48, 56, 64];
 }
 
 /// A thread interrupted by a signal, as the kernel saved it: a view of the third argument of a signal handler.
@@ -75,6 +87,7 @@ impl Interrupted {
             r13: self.word(5),
             r14: self.word(6),
             r15: self.word(7),
+            scratch: [13, 12, 14, 9, 8, 0, 1, 2, 3].map(|register| self.word(register)),
         }
     }
 

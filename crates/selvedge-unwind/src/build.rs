@@ -7,6 +7,7 @@
 //! the image beyond that.
 
 mod cursor;
+mod departure;
 mod elf;
 mod encode;
 mod entries;
@@ -15,6 +16,7 @@ mod expression;
 mod frames;
 mod instructions;
 mod landing;
+mod names;
 mod rows;
 mod trace;
 

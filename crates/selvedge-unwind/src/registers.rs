@@ -2,7 +2,34 @@
 
 use crate::table::register;
 use crate::walk::{End, Memory};
-use selvedge_arch::Registers;
+use selvedge_arch::{Registers, scratch};
+
+/// Registers that calls may overwrite. Only an interrupted frame's are known: others have made a call since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scratch<'a> {
+    /// The leaf's.
+    Known(&'a [u64; scratch::COUNT]),
+    /// In the `ucontext` of a signal's frame, at this address: of the frame that the signal interrupted.
+    Saved(u64),
+    /// Of a frame that a signal interrupted, whose `ucontext` is not where the kernel puts it.
+    Lost,
+}
+
+impl Scratch<'_> {
+    /// The value of a register, by its number in rules.
+    pub(crate) fn get(self, register: usize, memory: &mut impl Memory) -> Result<u64, End> {
+        let place = register.checked_sub(register::COUNT).ok_or(End::NoRule)?;
+        match self {
+            Self::Known(values) => values.get(place).copied().ok_or(End::NoRule),
+            Self::Saved(context) => {
+                let offset = scratch::IN_CONTEXT.get(place).ok_or(End::NoRule)?;
+                let at = context.wrapping_add(*offset);
+                memory.read(at).ok_or(End::Unreadable)
+            }
+            Self::Lost => Err(End::NoRule),
+        }
+    }
+}
 
 /// Where the value of each register is.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +48,7 @@ fn bit(register: usize) -> u8 {
 }
 
 impl File {
-    pub(crate) fn new(registers: Registers) -> Self {
+    pub(crate) fn new(registers: &Registers) -> Self {
         let Registers {
             ip,
             sp,
@@ -31,7 +58,8 @@ impl File {
             r13,
             r14,
             r15,
-        } = registers;
+            scratch: _,
+        } = *registers;
         Self {
             values: [bx, bp, r12, r13, r14, r15, ip, sp],
             stored: 0,

@@ -38,8 +38,13 @@ pub mod register {
     pub const IP: usize = 6;
     /// `rsp`.
     pub const SP: usize = 7;
-    /// Number of registers.
+    /// Number of registers that a walk keeps.
     pub const COUNT: usize = 8;
+    /// `rax`. It and those that follow (`rdx`, `rcx`, `rsi`, `rdi`, `r8` to `r11`) are known of interrupted frames only;
+    /// rules name them, but say nothing of the caller's.
+    pub const SCRATCH: usize = COUNT;
+    /// Number of registers that rules name.
+    pub const NAMED: usize = SCRATCH + selvedge_arch::scratch::COUNT;
 }
 
 /// How the canonical frame address is found (DWARF 5, §6.4).
@@ -76,6 +81,11 @@ pub enum Saved {
     In(u8),
     /// Stored at a register plus offset.
     At(u8, i32),
+}
+
+impl Saved {
+    /// Where a signal's frame, whose `ucontext` is at the stack pointer, has the interrupted instruction pointer.
+    pub(crate) const CONTEXT_IP: Self = Self::At(register::SP as u8, 168);
 }
 
 /// How to get from a frame to its caller.

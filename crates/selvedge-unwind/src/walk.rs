@@ -14,7 +14,7 @@
 use crate::call;
 use crate::map::{Module, ModuleMap};
 use crate::memo::{Keeper, Memo};
-use crate::registers::File;
+use crate::registers::{File, Scratch};
 use crate::table::{Cfa, Kind, LOST, Saved, Short, Table, register};
 use selvedge_arch::Registers;
 
@@ -133,7 +133,8 @@ fn walk_from<M: Memory>(
     let mut walk = Walk {
         map,
         memory,
-        file: File::new(registers),
+        file: File::new(&registers),
+        scratch: Scratch::Known(&registers.scratch),
         exact: true,
         floor: registers.sp,
         words: SCANNED_WORDS,
@@ -159,6 +160,8 @@ struct Walk<'a, M> {
     map: &'a ModuleMap<'a>,
     memory: &'a mut M,
     file: File,
+    /// Of the current frame, if that is exact.
+    scratch: Scratch<'a>,
     exact: bool,
     /// The CFA of the next frame lies above this.
     floor: u64,
@@ -312,8 +315,17 @@ impl<M: Memory> Walk<'_, M> {
         if ip == 0 { Err(End::Root) } else { Ok(()) }
     }
 
+    /// The value of a register that a rule names.
+    fn named(&mut self, register: u8) -> Result<u64, End> {
+        match usize::from(register) {
+            kept @ 0..register::COUNT => self.file.get(kept, self.memory),
+            scratch if self.exact => self.scratch.get(scratch, self.memory),
+            _ => Err(End::NoRule),
+        }
+    }
+
     fn sum(&mut self, base: u8, offset: i32) -> Result<u64, End> {
-        let base = self.file.get(usize::from(base), self.memory)?;
+        let base = self.named(base)?;
         Ok(base.wrapping_add_signed(i64::from(offset)))
     }
 
@@ -362,7 +374,13 @@ impl<M: Memory> Walk<'_, M> {
                 Saved::Cfa(offset) => {
                     caller.set(register, cfa.wrapping_add_signed(i64::from(offset)));
                 }
-                Saved::In(base) => self.file.copy_to(&mut caller, usize::from(base), register),
+                Saved::In(base) if usize::from(base) < register::COUNT => {
+                    self.file.copy_to(&mut caller, usize::from(base), register);
+                }
+                Saved::In(base) => match self.named(base) {
+                    Ok(value) => caller.set(register, value),
+                    Err(_) => caller.lose(register),
+                },
                 Saved::AtCfa(offset) => {
                     caller.set_stored(register, cfa.wrapping_add_signed(i64::from(offset)));
                 }
@@ -371,6 +389,14 @@ impl<M: Memory> Walk<'_, M> {
                     caller.set_stored(register, at);
                 }
             }
+        }
+        if rule.signal {
+            // The kernel's own frame has its registers where the kernel puts them.
+            self.scratch = if rule.saved.get(register::IP) == Some(&Saved::CONTEXT_IP) {
+                Scratch::Saved(self.file.sp())
+            } else {
+                Scratch::Lost
+            };
         }
         self.file = caller;
         let ip = self.file.get(register::IP, self.memory)?;

@@ -1,7 +1,7 @@
 //! The parts of an ELF image that unwind tables are made from.
 
 use super::frames::{Form, Section};
-use super::{Error, entries};
+use super::{Error, entries, names};
 use object::LittleEndian;
 use object::elf::{FileHeader64, PF_X, PT_GNU_EH_FRAME, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
@@ -32,6 +32,10 @@ pub(super) struct Image<'a> {
     pub(super) entry: u64,
     /// Functions that something names: symbols, constructors and destructors, `.init`, `.fini`.
     pub(super) functions: Vec<u64>,
+    /// Functions that load another stack pointer, and say nothing of it.
+    pub(super) swapcontext: Vec<u64>,
+    /// Functions that name the outermost frame of what they make.
+    pub(super) makecontext: Vec<u64>,
 }
 
 impl<'a> Image<'a> {
@@ -53,6 +57,8 @@ impl<'a> Image<'a> {
             executable,
             entry: header.e_entry(endian),
             functions: entries::of(header, segments, data),
+            swapcontext: names::of(header, data, "swapcontext"),
+            makecontext: names::of(header, data, "makecontext"),
         };
         if let Ok(sections) = header.sections(endian, data) {
             for section in sections.iter() {

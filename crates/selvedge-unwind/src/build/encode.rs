@@ -139,6 +139,7 @@ fn short(rule: &Rule) -> Option<Short> {
         Cfa::None => Some(of_kind(Kind::None)),
         Cfa::Unknown => Some(of_kind(Kind::Unknown)),
         Cfa::Root => Some(of_kind(Kind::Root)),
+        Cfa::Register(base, _) if usize::from(base) >= register::COUNT => None,
         Cfa::Register(base, offset) => Some(Short {
             base,
             number: offset.cast_unsigned(),

@@ -18,9 +18,12 @@ const ENCODING: gimli::Encoding = gimli::Encoding {
     version: 4,
 };
 
-/// The place of a DWARF register among those that a walk keeps (System V ABI, AMD64 supplement, figure 3.36).
+/// The place of a DWARF register among those that rules name (System V ABI, AMD64 supplement, figure 3.36).
 pub(super) fn place(register: u64) -> Option<u8> {
     let place = match register {
+        0..=2 => register::SCRATCH + register as usize,
+        4..=5 => register::SCRATCH + register as usize - 1,
+        8..=11 => register::SCRATCH + register as usize - 3,
         3 => register::BX,
         6 => register::BP,
         7 => register::SP,
@@ -29,6 +32,13 @@ pub(super) fn place(register: u64) -> Option<u8> {
         _ => return None,
     };
     Some(place as u8)
+}
+
+/// The same among those that a walk keeps.
+fn kept(register: u64) -> Option<usize> {
+    place(register)
+        .map(usize::from)
+        .filter(|place| *place < register::COUNT)
 }
 
 /// The canonical frame address, as instructions describe it.
@@ -110,9 +120,9 @@ impl State {
     }
 
     fn set(&mut self, register: u64, saved: Saved) {
-        if let Some(place) = place(register) {
-            self.saved[usize::from(place)] = saved;
-            if usize::from(place) == register::IP {
+        if let Some(place) = kept(register) {
+            self.saved[place] = saved;
+            if place == register::IP {
                 self.outermost = false;
             }
         }
@@ -129,8 +139,7 @@ impl State {
     }
 
     fn restore(&mut self, register: u64, initial: &Self) {
-        if let Some(place) = place(register) {
-            let place = usize::from(place);
+        if let Some(place) = kept(register) {
             self.saved[place] = initial.saved[place];
             if place == register::IP {
                 self.outermost = initial.outermost;

@@ -1,16 +1,26 @@
 //! Where an unwinder is about to jump to a landing pad: code whose unwind information is not true.
 //!
 //! `_Unwind_RaiseException`, `_Unwind_Resume` and their like, in libgcc, end in `__builtin_eh_return`. Before it they copy
-//! the registers of the frame that catches over their own saved ones, return address included: their caller is lost, and
-//! what stands in its place is a frame of the past. All code from that copy to the jump has no rule, so that a walk ends
-//! there with a mark. Such functions are known by their saving `rax` and `rdx`, which pass the exception on.
+//! the registers of the frame that catches over their own saved ones, return address included. Then they write the address
+//! of the landing pad over a return address further out, restore what they copied, and jump. Such functions are known by
+//! their saving `rax` and `rdx`, which pass the exception on.
+//!
+//! While they copy, their own return address is still in the `_Unwind_Context` that they filled first, with
+//! `uw_init_context_1(&context, cfa, return_address)`: their caller is found there. What that had in its callee-saved
+//! registers is lost. From the second write on, to the jump, there is no rule: a walk ends there with a mark.
 
 use super::elf::Code;
+use super::trace::place;
+use crate::table::{Cfa, Rule, Saved, register};
 use iced_x86::{Code as Form, Decoder, DecoderOptions, FlowControl, Instruction, OpKind, Register};
 use std::ops::Range;
 
-/// Those instructions of a function, from its start to its end.
-pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<Range<u64>> {
+/// Where the return address is in libgcc's `_Unwind_Context` (unwind-dw2.c): behind the addresses of 18 registers and the
+/// CFA.
+const RETURN_ADDRESS: i32 = 19 * 8;
+
+/// Those instructions of a function, from its start to its end, with the rule that holds instead.
+pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<(Range<u64>, Rule)> {
     let instructions = decode(code, start, end);
     let mut jumps = Vec::new();
     for (at, instruction) in instructions.iter().enumerate() {
@@ -19,17 +29,131 @@ pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<Range<u64>> 
         }
         let before = instructions.get(..at).unwrap_or_default();
         let after = instructions.get(at..).unwrap_or_default();
-        let from = copies_registers(before, code).map_or(start, Instruction::ip);
         let to = after
             .iter()
             .find(|instruction| leaves(instruction))
-            .map_or(end, Instruction::next_ip);
-        jumps.push(from.max(start)..to.min(end));
+            .map_or(end, Instruction::next_ip)
+            .min(end);
+        let copy = copies_registers(before, code);
+        let from = copy.map_or(start, |copy| copy.ip().max(start));
+        let kept = copy.and_then(|copy| {
+            let context = context(before, copy)?;
+            let changed = changes_return_address(before, copy)?;
+            Some((copy, changed, context))
+        });
+        match kept {
+            Some((copy, changed, context)) => {
+                // The call itself is still to be executed; its return address is behind its last byte.
+                jumps.push((copy.next_ip() - 1..changed, by_context(context)));
+                jumps.push((changed..to, Rule::NONE));
+            }
+            None => jumps.push((from..to, Rule::NONE)),
+        }
     }
     jumps
 }
 
-fn decode(code: &[Code<'_>], start: u64, end: u64) -> Vec<Instruction> {
+/// The rule of a function whose return address is in a context at this offset from `rbp`, and that was given `rbp + 16`
+/// as its CFA.
+fn by_context(context: i32) -> Rule {
+    let base = register::BP as u8;
+    let mut rule = Rule::with_return_address(Cfa::Register(base, 16));
+    for saved in &mut rule.saved[..register::IP] {
+        *saved = Saved::Lost;
+    }
+    rule.saved[register::IP] = Saved::At(base, context.wrapping_add(RETURN_ADDRESS));
+    rule
+}
+
+/// The offset from `rbp` of the context that a copy is made over, if it was filled with the function's own CFA and return
+/// address.
+fn context(before: &[Instruction], copy: &Instruction) -> Option<i32> {
+    let at = before.iter().position(|other| other.ip() == copy.ip())?;
+    let context = first_argument(before, at)?;
+    let direct = |call: &Instruction| {
+        call.flow_control() == FlowControl::Call && call.op0_kind() == OpKind::NearBranch64
+    };
+    let filled = before.iter().take(at).position(direct)?;
+    let arguments = before.get(..filled)?;
+    let last = |register| arguments.iter().rev().find(|other| sets(other, register));
+    let is_of_frame = |other: &Instruction, form, offset| {
+        other.code() == form && is_frame(other) && other.memory_displacement64() == offset
+    };
+    let given = first_argument(before, filled) == Some(context)
+        && last(Register::RSI).is_some_and(|cfa| is_of_frame(cfa, Form::Lea_r64_m, 16))
+        && last(Register::RDX).is_some_and(|ip| is_of_frame(ip, Form::Mov_r64_rm64, 8));
+    given.then_some(context)
+}
+
+/// The offset from `rbp` of what the first argument of a call points to.
+fn first_argument(before: &[Instruction], call: usize) -> Option<i32> {
+    let before = before.get(..call)?;
+    let set = before
+        .iter()
+        .rev()
+        .take(16)
+        .find(|other| sets(other, Register::RDI))?;
+    if set.code() == Form::Lea_r64_m {
+        return frame_offset(set);
+    }
+    let moved = matches!(set.code(), Form::Mov_r64_rm64 | Form::Mov_rm64_r64)
+        && set.op1_kind() == OpKind::Register;
+    let from = set.op1_register();
+    if !moved || place(from).is_none() {
+        return None;
+    }
+    // A register that calls keep, and that is set once, other than to return.
+    let mut setting = before
+        .iter()
+        .enumerate()
+        .filter(|(at, other)| sets(other, from) && !is_before_return(before, *at));
+    match (setting.next(), setting.next()) {
+        (Some((_, only)), None) if only.code() == Form::Lea_r64_m => frame_offset(only),
+        _ => None,
+    }
+}
+
+/// Whether a return follows, and nothing else that leads elsewhere.
+fn is_before_return(instructions: &[Instruction], at: usize) -> bool {
+    let mut behind = instructions.iter().skip(at).take(16);
+    behind
+        .find(|other| other.flow_control() != FlowControl::Next)
+        .is_some_and(|other| other.flow_control() == FlowControl::Return)
+}
+
+fn frame_offset(instruction: &Instruction) -> Option<i32> {
+    let offset = instruction.memory_displacement64() as i64;
+    is_frame(instruction).then(|| i32::try_from(offset).ok())?
+}
+
+/// Whether the memory operand is relative to `rbp` alone.
+fn is_frame(instruction: &Instruction) -> bool {
+    instruction.memory_base() == Register::RBP && instruction.memory_index() == Register::None
+}
+
+/// Whether a register is the first operand, of an instruction that does not only look at it, save or restore it.
+fn sets(instruction: &Instruction, register: Register) -> bool {
+    use iced_x86::Mnemonic::{Cmp, Pop, Push, Test};
+    instruction.op0_kind() == OpKind::Register
+        && instruction.op0_register().full_register() == register
+        && !matches!(instruction.mnemonic(), Cmp | Pop | Push | Test)
+}
+
+/// The end of the instruction that writes the address of the landing pad: the first one behind the copy that stores to the
+/// frame at a distance that is not constant.
+fn changes_return_address(before: &[Instruction], copy: &Instruction) -> Option<u64> {
+    before
+        .iter()
+        .filter(|other| other.ip() > copy.ip())
+        .find(|other| {
+            other.op0_kind() == OpKind::Memory
+                && other.memory_index() != Register::None
+                && matches!(other.code(), Form::Mov_rm64_r64)
+        })
+        .map(Instruction::next_ip)
+}
+
+pub(super) fn decode(code: &[Code<'_>], start: u64, end: u64) -> Vec<Instruction> {
     let Some(bytes) = bytes(code, start) else {
         return Vec::new();
     };

@@ -1,6 +1,7 @@
 //! Rows of an image: what its unwind information says, what is known without it, and where nothing is.
 
 use super::Error;
+use super::departure;
 use super::elf::{Code, Image};
 use super::encode::Rules;
 use super::frames::Section;
@@ -10,9 +11,9 @@ use super::trace::{State, Tracer};
 use crate::table::{Cfa, Rule, Saved, register};
 use std::ops::Range;
 
-/// Bytes of functions that jump to landing pads, at most, that are looked at: there are a handful of such functions, of a
-/// few hundred bytes.
-const LANDING_BYTES: u64 = 1 << 20;
+/// Bytes of functions that jump to landing pads or other stacks, at most, that are looked at: there are a handful of such
+/// functions, of a few hundred bytes.
+const JUMPING_BYTES: u64 = 1 << 20;
 
 /// A piece of code whose rows are `rows`.
 #[derive(Clone, Debug)]
@@ -29,6 +30,10 @@ pub(super) struct Rows {
     /// Bytes from the start of the piece, and number of the rule.
     rows: Vec<(u32, u32)>,
     rules: Rules,
+    /// What holds instead of the rows, with numbers of rules.
+    corrections: Vec<(Range<u64>, u32)>,
+    /// What is left of [`JUMPING_BYTES`].
+    jumping: u64,
 }
 
 /// The rows of a table: bytes from `base`, ascending, and numbers of rules.
@@ -42,7 +47,10 @@ pub(super) struct Joined {
 /// All rows of an image.
 pub(super) fn of(elf: &[u8]) -> Result<Joined, Error> {
     let image = Image::parse(elf)?;
-    let mut rows = Rows::default();
+    let mut rows = Rows {
+        jumping: JUMPING_BYTES,
+        ..Rows::default()
+    };
     if let Some(section) = image.eh_frame {
         rows.collect(&section, &image);
     }
@@ -58,6 +66,7 @@ pub(super) fn of(elf: &[u8]) -> Result<Joined, Error> {
     if rows.pieces.is_empty() {
         return Err(Error::no_unwind_information());
     }
+    rows.correct_known_functions(&image);
     rows.add_known_code(&image);
     Ok(rows.join())
 }
@@ -73,7 +82,6 @@ fn is_free(others: &[Piece], piece: &Piece) -> bool {
 impl Rows {
     /// Adds what a section says.
     fn collect(&mut self, section: &Section<'_>, image: &Image<'_>) {
-        let mut landings = LANDING_BYTES;
         let prepare = |common: &_| Interpreted::initial(section, common);
         section.visit(prepare, |common, initial, entry| {
             let (start, end) = (entry.start, entry.end);
@@ -90,20 +98,90 @@ impl Rows {
                 return self.add(start..end, first, |rows| rows.push(0, &Rule::NONE));
             };
             let mut lands = false;
+            let mut departs = None;
             self.add(start..end, first, |rows| {
                 lands = instructions::rows(section, common, initial, &entry, |at, rule| {
+                    let ordinary = rule.saved[register::SP] == Saved::Cfa(0);
+                    if !ordinary && !rule.signal && rule.cfa != Cfa::Root {
+                        departs.get_or_insert(at);
+                    }
                     rows.push((at - start) as u32, rule);
                 });
             });
-            if lands && landings.checked_sub(end - start).is_none() {
-                self.erase_from_last(&(start..end));
-            } else if lands {
-                landings -= end - start;
-                for jump in landing::jumps(start, end, &image.code) {
-                    self.erase_from_last(&jump);
+            if (lands || departs.is_some()) && self.may_look_at(start..end) {
+                if lands {
+                    self.correct(landing::jumps(start, end, &image.code));
+                }
+                if let Some(from) = departs {
+                    let mut before = Rule::NONE;
+                    instructions::rows(section, common, initial, &entry, |at, rule| {
+                        if at < from {
+                            before = *rule;
+                        }
+                    });
+                    self.correct(departure::rules(from, end, &before, &image.code));
                 }
             }
         });
+    }
+
+    /// Whether a function that jumps may be looked at; if not, it has no rules.
+    fn may_look_at(&mut self, range: Range<u64>) -> bool {
+        let left = self.jumping.checked_sub(range.end - range.start);
+        self.jumping = left.unwrap_or(0);
+        if left.is_none() {
+            self.correct(vec![(range, Rule::NONE)]);
+        }
+        left.is_some()
+    }
+
+    /// Notes rules that hold instead of what unwind information says.
+    fn correct(&mut self, rules: Vec<(Range<u64>, Rule)>) {
+        for (range, rule) in rules {
+            let number = self.rules.number(&rule);
+            self.corrections.push((range, number));
+        }
+    }
+
+    /// Corrects functions of glibc whose unwind information says nothing of the stack that they go over to.
+    fn correct_known_functions(&mut self, image: &Image<'_>) {
+        for function in &image.swapcontext {
+            let Some(piece) = self.piece_at(*function) else {
+                continue;
+            };
+            if self.may_look_at(piece.clone())
+                && let Some(from) = departure::load(piece.start, piece.end, &image.code)
+            {
+                let ordinary = Rule::with_return_address(Cfa::Register(register::SP as u8, 8));
+                self.correct(departure::rules(from, piece.end, &ordinary, &image.code));
+            }
+        }
+        for function in &image.makecontext {
+            let Some(piece) = self.piece_at(*function) else {
+                continue;
+            };
+            if self.may_look_at(piece.clone())
+                && let Some(start) = departure::outermost(piece.start, piece.end, &image.code)
+                && let Some(outermost) = self.piece_at(start)
+                && outermost.start == start
+            {
+                // Contexts return to its first byte. No call can end there where no function is.
+                let before = self.pieces.partition_point(|piece| piece.start < start);
+                let is_free = before
+                    .checked_sub(1)
+                    .and_then(|before| self.pieces.get(before))
+                    .is_none_or(|before| before.end < start);
+                let from = if is_free { start - 1 } else { start };
+                self.correct(vec![(from..outermost.end, Rule::ROOT)]);
+            }
+        }
+    }
+
+    /// The piece at an address.
+    fn piece_at(&self, at: u64) -> Option<Range<u64>> {
+        let next = self.pieces.partition_point(|piece| piece.start <= at);
+        let piece = self.pieces.get(next.checked_sub(1)?)?;
+        (at < piece.end).then_some(piece.start..piece.end)
     }
 
     /// Adds a piece with the rows that `fill` pushes.
@@ -122,34 +200,15 @@ impl Rows {
         self.rows.push((offset, number));
     }
 
-    /// Takes the rules from a part of the last piece.
-    fn erase_from_last(&mut self, part: &Range<u64>) {
-        let none = self.rules.number(&Rule::NONE);
-        let Some(piece) = self.pieces.last_mut() else {
-            return;
-        };
-        let Some(rows) = self.rows.get(piece.rows.start as usize..) else {
-            return;
-        };
-        let (from, to) = (
-            (part.start - piece.start) as u32,
-            (part.end - piece.start) as u32,
-        );
-        let before = rows.partition_point(|(at, _)| *at < from);
-        let behind = rows.partition_point(|(at, _)| *at <= to);
-        let mut new = vec![(from, none)];
-        if let Some((_, rule)) = behind.checked_sub(1).and_then(|last| rows.get(last))
-            && part.end < piece.end
-        {
-            new.push((to, *rule));
-        }
-        let first = piece.rows.start as usize;
-        self.rows.splice(first + before..first + behind, new);
-        piece.rows.end = self.rows.len() as u32;
-    }
-
     /// Adds rules for code that usually has no unwind information and whose frame is known all the same.
     fn add_known_code(&mut self, image: &Image<'_>) {
+        // Before code is followed: nothing calls a trampoline, so what its instructions do says nothing.
+        for code in &image.code {
+            for (range, rule) in signal_returns(code, &self.pieces) {
+                self.add(range, self.rows.len(), |rows| rows.push(0, &rule));
+            }
+        }
+        self.pieces.sort_by_key(|piece| piece.start);
         let pieces = &self.pieces;
         let covered = |at: u64| {
             let next = pieces.partition_point(|piece| piece.start <= at);
@@ -172,62 +231,137 @@ impl Rows {
                 _ => {}
             }
         }
+        // The image's entry is often a named function too.
         for function in uncovered(&image.functions, pieces) {
-            tracer.follow(function, State::entry(0));
+            if function != image.entry {
+                tracer.follow(function, State::entry(0));
+            }
         }
-        let mut known = tracer.rows();
-        for code in &image.code {
-            known.extend(signal_returns(code, pieces));
-        }
-        for (range, rule) in known {
+        for (range, rule) in tracer.rows() {
             self.add(range, self.rows.len(), |rows| rows.push(0, &rule));
         }
         self.pieces.sort_by_key(|piece| piece.start);
     }
 
-    /// Puts pieces one after the other; what lies between has no unwind information. Where two overlap, the later one
-    /// holds from its start on.
+    /// Puts pieces one after the other; what lies between has no unwind information. Where two overlap, the one that starts
+    /// later holds to its end.
     fn join(mut self) -> Joined {
         let unknown = self.rules.number(&Rule::UNKNOWN);
         let none = self.rules.number(&Rule::NONE);
         let base = self.pieces.first().map_or(0, |piece| piece.start);
-        // What lies further from the base than a row can say has no rule.
-        let offset = |svma: u64| u32::try_from(svma - base).unwrap_or(u32::MAX);
-        let mut joined: Vec<(u32, u32)> = Vec::with_capacity(self.rows.len());
-        let mut push = |at: u32, rule: u32| {
-            while joined.last().is_some_and(|(start, _)| *start >= at) {
-                joined.pop();
-            }
-            if joined.last().is_none_or(|(_, last)| *last != rule) {
-                joined.push((at, rule));
-            }
+        let mut joined = Line {
+            base,
+            rows: Vec::with_capacity(self.rows.len()),
         };
-        let mut end = base;
-        for piece in &self.pieces {
-            if end < piece.start {
-                push(offset(end), unknown);
-            }
-            for (at, rule) in &self.rows[piece.rows.start as usize..piece.rows.end as usize] {
-                let at = piece.start + u64::from(*at);
-                if at < piece.end {
-                    push(offset(at), *rule);
+        // Pieces that may go on behind the one on top.
+        let mut open: Vec<&Piece> = Vec::new();
+        let mut at = base;
+        let ends = [None];
+        for next in self.pieces.iter().map(Some).chain(ends) {
+            let to = next.map_or(u64::MAX, |piece| piece.start);
+            while at < to {
+                match open.last() {
+                    Some(piece) if piece.end <= at => _ = open.pop(),
+                    Some(piece) => {
+                        let until = piece.end.min(to);
+                        let rows = self
+                            .rows
+                            .get(piece.rows.start as usize..piece.rows.end as usize);
+                        joined.add(piece, rows.unwrap_or_default(), at..until);
+                        at = until;
+                    }
+                    None if next.is_none() => break,
+                    None => {
+                        joined.push(at, unknown);
+                        at = to;
+                    }
                 }
             }
-            end = piece.end;
+            open.extend(next);
         }
-        push(
-            offset(end),
-            if end - base < u64::from(u32::MAX) {
-                unknown
-            } else {
-                none
-            },
-        );
+        let is_near = at - base < u64::from(u32::MAX);
+        joined.push(at, if is_near { unknown } else { none });
         Joined {
             base,
-            rows: joined,
+            rows: joined.corrected(self.corrections),
             rules: self.rules,
         }
+    }
+}
+
+/// Rows in the making.
+struct Line {
+    base: u64,
+    rows: Vec<(u32, u32)>,
+}
+
+impl Line {
+    /// What lies further from the base than a row can say has no rule.
+    fn offset(&self, at: u64) -> u32 {
+        u32::try_from(at - self.base).unwrap_or(u32::MAX)
+    }
+
+    /// Goes on with a rule.
+    fn push(&mut self, at: u64, rule: u32) {
+        let at = self.offset(at);
+        put(&mut self.rows, at, rule);
+    }
+
+    /// Goes on with a part of a piece.
+    fn add(&mut self, piece: &Piece, rows: &[(u32, u32)], part: Range<u64>) {
+        let mut first = 0;
+        if part.start > piece.start {
+            let behind = rows.partition_point(|(at, _)| piece.start + u64::from(*at) <= part.start);
+            first = behind.saturating_sub(1);
+        }
+        for (at, rule) in rows.get(first..).unwrap_or_default() {
+            let at = (piece.start + u64::from(*at)).max(part.start);
+            if at >= part.end {
+                break;
+            }
+            self.push(at, *rule);
+        }
+    }
+
+    /// With other rules in some ranges. Of two that overlap, the one that starts first counts.
+    fn corrected(self, mut corrections: Vec<(Range<u64>, u32)>) -> Vec<(u32, u32)> {
+        corrections.sort_by_key(|(range, _)| range.start);
+        let mut rows = Vec::with_capacity(self.rows.len() + 2 * corrections.len());
+        let mut old = self.rows.iter().copied().peekable();
+        let mut rule_behind = None;
+        let mut reached = self.base;
+        for (range, rule) in corrections {
+            if range.start < reached || range.start >= range.end {
+                continue;
+            }
+            let (start, end) = (self.offset(range.start), self.offset(range.end));
+            while let Some((at, rule)) = old.next_if(|(at, _)| *at < start) {
+                put(&mut rows, at, rule);
+                rule_behind = Some(rule);
+            }
+            put(&mut rows, start, rule);
+            while let Some((_, rule)) = old.next_if(|(at, _)| *at <= end) {
+                rule_behind = Some(rule);
+            }
+            if let Some(rule) = rule_behind {
+                put(&mut rows, end, rule);
+            }
+            reached = range.end;
+        }
+        for (at, rule) in old {
+            put(&mut rows, at, rule);
+        }
+        rows
+    }
+}
+
+/// Adds a row behind others, unless it says the same.
+fn put(rows: &mut Vec<(u32, u32)>, at: u32, rule: u32) {
+    while rows.last().is_some_and(|(start, _)| *start >= at) {
+        rows.pop();
+    }
+    if rows.last().is_none_or(|(_, last)| *last != rule) {
+        rows.push((at, rule));
     }
 }
 

@@ -82,7 +82,7 @@ impl State {
 }
 
 /// A register whose caller's value matters.
-fn place(register: Register) -> Option<usize> {
+pub(super) fn place(register: Register) -> Option<usize> {
     Some(match register.full_register() {
         Register::RBX => register::BX,
         Register::RBP => register::BP,

@@ -44,6 +44,8 @@ struct Counts {
     /// Marked walks by reason and place.
     marks: BTreeMap<(String, &'static str), u64>,
     faults: Vec<String>,
+    /// How the program ended, if it did.
+    status: Option<i32>,
 }
 
 impl Counts {
@@ -150,7 +152,8 @@ fn prove(command: &[&Path], environment: &[&str], limit: u64, plant: &Plant) -> 
         let (number, delivered) = (rax, pending);
         pending = 0;
         let stop = tracee.step(delivered);
-        if let Stop::Exited(_) = stop {
+        if let Stop::Exited(status) = stop {
+            counts.status = Some(status);
             break;
         }
         (registers, rax) = tracee.registers();
@@ -168,6 +171,11 @@ fn prove(command: &[&Path], environment: &[&str], limit: u64, plant: &Plant) -> 
         match instruction {
             Flow::Call if registers.sp == before.sp.wrapping_sub(8) => {
                 shadow.call(registers.sp, tracee.word(registers.sp).unwrap_or(0));
+            }
+            Flow::Load => shadow.load(before.sp, registers.sp),
+            Flow::Return => {
+                shadow.drop_below(registers.sp, alternate.clone());
+                shadow.ret(registers.sp, tracee.word(registers.sp).unwrap_or(0));
             }
             Flow::SystemCall if number == libc::SYS_rt_sigreturn as u64 => shadow.signal_return(),
             Flow::SystemCall => {
@@ -228,9 +236,10 @@ fn build(compiler: &str, source: &str, name: &str, flags: &[&str]) -> PathBuf {
 }
 
 fn check(name: &str, command: &[&Path], environment: &[&str], least_exact: f64) {
-    let counts = prove(command, environment, 3_000_000, &Plant::NONE);
+    let counts = prove(command, environment, 6_000_000, &Plant::NONE);
     report(name, &counts);
     assert_eq!(counts.wrong, 0, "{name}: wrong stacks");
+    assert_eq!(counts.status, Some(0), "{name}: did not end well");
     assert!(counts.steps > 10_000, "{name}: only {} steps", counts.steps);
     let share = counts.exact_share();
     assert!(share >= least_exact, "{name}: exact share {share}");
@@ -269,7 +278,34 @@ fn program_that_throws() {
         "thrown",
         &["-O2", "-fomit-frame-pointer"],
     );
-    check("thrown", &[&program], &[], 0.998);
+    check("thrown", &[&program], &[], 0.999);
+}
+
+#[test]
+fn program_that_jumps_and_switches() {
+    let frameless = ["-O2", "-fomit-frame-pointer"];
+    let program = build("cc", "contexts.c", "contexts", &frameless);
+    check("contexts", &[&program], &[], 0.999);
+    let program = build("cc", "contexts.c", "contexts-framed", &["-O0"]);
+    check("contexts, framed", &[&program], &[], 0.999);
+}
+
+#[test]
+fn program_of_odd_frames() {
+    let flags = [
+        "-O2",
+        "-fomit-frame-pointer",
+        "-fcf-protection",
+        "-Wl,-z,lazy",
+    ];
+    let program = build("cc", "frames.c", "frames", &flags);
+    check("frames", &[&program], &[], 0.999);
+}
+
+#[test]
+fn program_that_panics() {
+    let program = build("rustc", "panics.rs", "panics", &["-O", "--edition=2024"]);
+    check("panics", &[&program], &[], 0.991);
 }
 
 #[test]

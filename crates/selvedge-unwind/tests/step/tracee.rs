@@ -121,6 +121,10 @@ impl Tracee {
             r13: user.r13,
             r14: user.r14,
             r15: user.r15,
+            scratch: [
+                user.rax, user.rdx, user.rcx, user.rsi, user.rdi, user.r8, user.r9, user.r10,
+                user.r11,
+            ],
         };
         (registers, user.rax)
     }
