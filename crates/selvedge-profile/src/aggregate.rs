@@ -25,6 +25,14 @@ pub(crate) struct Frame {
     pub(crate) offset: u64,
 }
 
+impl Frame {
+    /// Stands for frames that are left out. No address is this high.
+    pub(crate) const TRUNCATED: Self = Self {
+        segment: None,
+        offset: u64::MAX,
+    };
+}
+
 /// Whose stack: which program image, which thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Owner {

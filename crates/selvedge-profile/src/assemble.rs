@@ -110,7 +110,7 @@ fn mark(end: u8) -> Option<String> {
     match End::from_code(end) {
         Some(End::Root) => None,
         Some(end) => Some(format!("[truncated: {}]", end.name())),
-        None => Some("[truncated]".into()),
+        None => Some(LEFT_OUT.into()),
     }
 }
 
@@ -228,6 +228,9 @@ fn add_mappings(
     ids
 }
 
+/// The pseudo-frame of frames that are left out in the middle of a stack.
+const LEFT_OUT: &str = "[truncated]";
+
 fn add_location(
     counts: &Counts,
     frame: Frame,
@@ -235,6 +238,9 @@ fn add_location(
     mappings: &HashMap<u32, usize>,
     builder: &mut ProfileBuilder,
 ) -> usize {
+    if frame == Frame::TRUNCATED {
+        return pseudo(builder, LEFT_OUT);
+    }
     let lines = symbols
         .iter()
         .map(|symbol| {

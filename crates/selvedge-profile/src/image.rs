@@ -4,12 +4,11 @@ use crate::aggregate::{Counts, Frame, Owner, Segment, SegmentId, Stack};
 use crate::arena::{Arena, Piece};
 use crate::maps::{self, MappedRange};
 use crate::modules::{ModuleId, Modules, Table};
-use selvedge_arch::Registers;
-use selvedge_sample::record::{HEADER_WORDS, MAX_FRAMES, REGISTER_WORDS};
+use selvedge_sample::record::{HEADER_WORDS, MAX_FRAMES, REGISTER_WORDS, registers};
 use selvedge_sample::region::{ARENA, CLAIMING, MAPS_BYTES, Process, Region, unkey};
 use selvedge_sample::system;
 use selvedge_unwind::build::{MapEntry, MapKind};
-use selvedge_unwind::{EXACT_PC, End, Memory, ModuleMap, walk};
+use selvedge_unwind::{EXACT_PC, End, Memory, ModuleMap, TRUNCATED, walk};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -399,6 +398,9 @@ impl Image {
     }
 
     fn frame(&self, value: u64, counts: &mut Counts) -> u32 {
+        if value == TRUNCATED {
+            return counts.frame(Frame::TRUNCATED);
+        }
         // A return address is behind its call, which can be the last instruction of its function.
         let address = if value & EXACT_PC != 0 {
             value & !EXACT_PC
@@ -510,17 +512,10 @@ impl Memory for Copy<'_> {
 }
 
 fn walk_copy(region: &Region, map: &[u8], words: &[u64], frames: &mut [u64]) -> (usize, End) {
-    let (saved, stack) = words[HEADER_WORDS..].split_at(REGISTER_WORDS);
-    let registers = Registers {
-        ip: saved[0],
-        sp: saved[1],
-        bp: saved[2],
-        bx: saved[3],
-        r12: saved[4],
-        r13: saved[5],
-        r14: saved[6],
-        r15: saved[7],
+    let Some((saved, stack)) = words[HEADER_WORDS..].split_first_chunk::<REGISTER_WORDS>() else {
+        return (0, End::Unreadable);
     };
+    let registers = registers(saved);
     let mut memory = Copy {
         start: registers.sp & !7,
         words: stack,

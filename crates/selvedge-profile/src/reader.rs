@@ -9,7 +9,7 @@ use crate::memory::SessionMemory;
 use crate::modules::Modules;
 use crate::perf::{Events, ThreadClaim};
 use crate::summary::{ImageFacts, Summary};
-use selvedge_sample::record::Kind;
+use selvedge_sample::record::{HEADER_WORDS, Kind, REGISTER_WORDS};
 use selvedge_sample::region::{
     Engine, LOSSES, Process, Region, Thread, process_state, session, unkey,
 };
@@ -415,7 +415,9 @@ impl Reader {
                     Kind::Stack if words.len() >= 5 => {
                         image.count(tid, head.end, words, &words[5..], counts)
                     }
-                    Kind::Raw if words.len() >= 13 => image.keep_raw(region, words, counts),
+                    Kind::Raw if words.len() >= HEADER_WORDS + REGISTER_WORDS => {
+                        image.keep_raw(region, words, counts)
+                    }
                     Kind::Name if words.len() == 4 => {
                         let name: Vec<u8> = words[2..]
                             .iter()

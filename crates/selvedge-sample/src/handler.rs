@@ -32,7 +32,9 @@
 #![allow(unsafe_code)]
 
 use crate::action::pass_on;
-use crate::record::{HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACKS, REGISTER_WORDS};
+use crate::record::{
+    HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACKS, REGISTER_WORDS, register_words,
+};
 use crate::region::{Engine, Loss, Region, Thread, key, session};
 use crate::stack::Stack;
 use crate::system;
@@ -248,7 +250,7 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
             && process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0
             && RAW_STACKS
                 .iter()
-                .any(|&bytes| record_raw(region, index, key, registers, parts, bytes))
+                .any(|&bytes| record_raw(region, index, key, &registers, parts, bytes))
         {
             return region.ring_doorbell();
         }
@@ -338,7 +340,7 @@ fn record_raw(
     region: &Region,
     index: u32,
     key: u64,
-    registers: Registers,
+    registers: &Registers,
     parts: weight::Split,
     bytes: usize,
 ) -> bool {
@@ -353,22 +355,13 @@ fn record_raw(
     let Some((saved, stack)) = rest.split_at_mut_checked(REGISTER_WORDS) else {
         return false;
     };
-    let Registers {
-        ip,
-        sp,
-        bp,
-        bx,
-        r12,
-        r13,
-        r14,
-        r15,
-    } = registers;
-    if let [w0, w1, w2, w3, w4, w5, w6, w7] = saved {
-        (*w0, *w1, *w2, *w3, *w4, *w5, *w6, *w7) = (ip, sp, bp, bx, r12, r13, r14, r15);
+    if let Some(words) = saved.first_chunk_mut() {
+        *words = register_words(registers);
     }
     // `process_vm_readv` copies up to the first page that is not there: the top of a stack ends the copy, not the process.
     // SAFETY: `stack` is ours until it is published.
-    let copied = unsafe { system::copy_memory(stack.as_mut_ptr().cast(), sp & !7, bytes) };
+    let copied =
+        unsafe { system::copy_memory(stack.as_mut_ptr().cast(), registers.sp & !7, bytes) };
     let len = START + copied / 8;
     let head = Head {
         len,

@@ -7,19 +7,57 @@
 //! | 2 | weight: nanoseconds of CPU time that the sample stands for |
 //! | 3 | nanoseconds of CPU time since the last account while the thread blocked the signal |
 //! | 4 | label set: 0 for none |
-//! | 5… | [`Kind::Stack`]: frames, leaf first; [`Kind::Raw`]: eight registers, then a copy of the stack from SP upward |
+//! | 5… | [`Kind::Stack`]: frames, leaf first, `selvedge_unwind::TRUNCATED` where some are left out; [`Kind::Raw`]: [`REGISTER_WORDS`] registers, then a copy of the stack from SP upward |
 //!
 //! A [`Kind::Name`] has the thread's name in words 2 and 3. A [`Kind::Pad`] fills the end of the ring: its length counts,
 //! nothing else.
 
+use selvedge_arch::Registers;
+
 /// Words before a sample's own.
 pub const HEADER_WORDS: usize = 5;
-/// Words of the registers in a [`Kind::Raw`] record: ip, sp, bp, bx, r12–r15.
-pub const REGISTER_WORDS: usize = 8;
+/// Words of the registers in a [`Kind::Raw`] record: ip, sp, bp, bx, r12–r15, then those that calls may overwrite.
+pub const REGISTER_WORDS: usize = 8 + selvedge_arch::scratch::COUNT;
 /// Frames recorded of a stack at most.
 pub const MAX_FRAMES: usize = 512;
 /// Bytes of stack copied into a [`Kind::Raw`] record at most: as much as there is room for.
 pub const RAW_STACKS: [usize; 4] = [32 * 1024, 16 * 1024, 4 * 1024, 1024];
+
+/// Registers as a [`Kind::Raw`] record has them.
+#[must_use]
+pub fn register_words(registers: &Registers) -> [u64; REGISTER_WORDS] {
+    let Registers {
+        ip,
+        sp,
+        bp,
+        bx,
+        r12,
+        r13,
+        r14,
+        r15,
+        scratch: [s0, s1, s2, s3, s4, s5, s6, s7, s8],
+    } = *registers;
+    [
+        ip, sp, bp, bx, r12, r13, r14, r15, s0, s1, s2, s3, s4, s5, s6, s7, s8,
+    ]
+}
+
+/// Registers of a [`Kind::Raw`] record.
+#[must_use]
+pub fn registers(words: &[u64; REGISTER_WORDS]) -> Registers {
+    let [ip, sp, bp, bx, r12, r13, r14, r15, scratch @ ..] = *words;
+    Registers {
+        ip,
+        sp,
+        bp,
+        bx,
+        r12,
+        r13,
+        r14,
+        r15,
+        scratch,
+    }
+}
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,5 +114,16 @@ impl Head {
             kind,
             end: (word >> 40) as u8,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn registers_survive_a_record() {
+        let words = core::array::from_fn(|at| at as u64 * 3 + 1);
+        assert_eq!(register_words(&registers(&words)), words);
     }
 }

@@ -58,4 +58,4 @@ mod walk;
 
 pub use map::ModuleMap;
 pub use memo::Memo;
-pub use walk::{EXACT_PC, End, Memory, Walked, walk, walk_again};
+pub use walk::{EXACT_PC, End, MAX_WALKED, Memory, TRUNCATED, Walked, walk, walk_again};

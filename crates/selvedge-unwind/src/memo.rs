@@ -6,7 +6,8 @@
 //!
 //! **Proof.** From a frame on, a walk is a function of the module map, of the frame (its address and stack pointer, and
 //! whether it was interrupted), of the registers that are used as a CFA's base before they are loaded anew, and of the
-//! words that it reads. Behind a plain frame that is only `rbp`, and the words are return addresses, which lie right below
+//! words that it reads. (Registers that calls may overwrite are used by rules of more than 16 bytes only.) Behind a plain
+//! frame that is only `rbp`, and the words are return addresses, which lie right below
 //! the stack pointer of the frame that they lead to, and saved values of `rbp` that are used. So if the map is the same,
 //! the frame is, `rbp` is (where the chain says that it is used), and each of those words further out has the value that it
 //! had, then the rest of the walk is what it was, and ends as it ended. All of them are compared; nothing is assumed of
@@ -169,6 +170,11 @@ impl<'a> Keeper<'a> {
             return None;
         }
         let (here, outer) = self.memo.chain.get(..self.next)?.split_last()?;
+        if outer.len() > rest.len() {
+            // What does not fit is walked: the outermost frames go elsewhere.
+            self.next = 0;
+            return None;
+        }
         let (needs_bp, known_bp) = (here.sp & NEEDS_BP != 0, here.bp);
         if needs_bp && bp(memory) != Some(known_bp) {
             // Perhaps another frame with this stack pointer; none further in.
@@ -197,9 +203,6 @@ impl<'a> Keeper<'a> {
         }
         let whole = same == outer.len();
         if !whole {
-            if same == rest.len() {
-                return Some((same, End::Limit));
-            }
             // Nothing that is inward of the difference can be joined.
             self.next = self.next.wrapping_sub(same).wrapping_sub(1);
             return None;

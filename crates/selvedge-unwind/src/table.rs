@@ -81,6 +81,9 @@ pub enum Saved {
     In(u8),
     /// Stored at a register plus offset.
     At(u8, i32),
+    /// Stored so many words below the CFA, if what is there is not a copy: of the word whose address is stored at `rbp` plus
+    /// offset. Lost otherwise.
+    Uncopied(u8, i32),
 }
 
 impl Saved {
@@ -154,6 +157,7 @@ impl Rule {
                 3 => Saved::Cfa(offset),
                 4 => Saved::In(base),
                 5 => Saved::At(base, offset),
+                6 => Saved::Uncopied(base, offset),
                 _ => return None,
             };
         }

@@ -21,6 +21,15 @@ use selvedge_arch::Registers;
 /// Set in a frame whose value is the interrupted instruction itself, not a return address. No user address has this bit.
 pub const EXACT_PC: u64 = 1 << 63;
 
+/// Stands in a stack for frames that did not fit: those before it are the leaf and its callers, those behind it the
+/// outermost ones. No return address is this low.
+pub const TRUNCATED: u64 = End::Limit as u64;
+
+/// Frames of the outermost part that is kept of a stack that does not fit, where there is room for eight times as many.
+const OUTERMOST: usize = 64;
+/// Frames walked at most. A stack with more keeps its leaf part only.
+pub const MAX_WALKED: usize = 16 * 1024;
+
 /// What the walk reads of the stack.
 pub trait Memory {
     /// The word at an address; `None` where it cannot be read.
@@ -38,7 +47,7 @@ pub trait Memory {
 pub enum End {
     /// At the outermost frame: the stack is whole.
     Root = 1,
-    /// There were more frames than fit.
+    /// There were more frames than are walked.
     Limit = 2,
     /// The stack could not be read.
     Unreadable = 3,
@@ -94,6 +103,9 @@ pub struct Walked {
 }
 
 /// Walks from `registers` outward and writes the frames, leaf first: see [`EXACT_PC`].
+///
+/// Of more frames than fit, the innermost and the outermost are kept, with [`TRUNCATED`] between; if the walk does not come
+/// to the root, only the innermost, with [`TRUNCATED`] behind; none but those if there are more than [`MAX_WALKED`].
 pub fn walk(
     map: &ModuleMap<'_>,
     registers: Registers,
@@ -180,7 +192,7 @@ struct Ran {
     joined: bool,
 }
 
-impl<M: Memory> Walk<'_, M> {
+impl<'a, M: Memory> Walk<'a, M> {
     fn run(&mut self, frames: &mut [u64]) -> Ran {
         let mut module = Module::NOWHERE;
         let mut written: usize = 0;
@@ -191,19 +203,14 @@ impl<M: Memory> Walk<'_, M> {
         };
         while let Some((slot, rest)) = frames.get_mut(written..).and_then(<[u64]>::split_first_mut)
         {
-            let ip = self.file.ip();
-            let address = if self.exact { ip } else { ip.wrapping_sub(1) };
-            if !module.contains(address) {
-                match self.map.find(address) {
-                    Some(found) => module = found,
-                    None if written > 0 => return over(written, End::BadReturn),
-                    None => {
-                        *slot = ip | EXACT_PC;
-                        return over(1, End::NoModule);
-                    }
+            let frame = match self.frame(&mut module, written > 0) {
+                Ok(frame) => frame,
+                Err(None) => return over(written, End::BadReturn),
+                Err(Some(leaf)) => {
+                    *slot = leaf;
+                    return over(1, End::NoModule);
                 }
-            }
-            let frame = if self.exact { ip | EXACT_PC } else { ip };
+            };
             *slot = frame;
             written = written.wrapping_add(1);
             if let Some(keeper) = &mut self.keeper {
@@ -223,7 +230,84 @@ impl<M: Memory> Walk<'_, M> {
                 return over(written, end);
             }
         }
-        over(written, End::Limit)
+        self.run_on(frames, module)
+    }
+
+    /// The frame that the walk is at, in its module. An error is the end: that of the leaf has a frame all the same.
+    #[inline]
+    fn frame(&mut self, module: &mut Module<'a>, has_callee: bool) -> Result<u64, Option<u64>> {
+        let ip = self.file.ip();
+        let address = if self.exact { ip } else { ip.wrapping_sub(1) };
+        if !module.contains(address) {
+            match self.map.find(address) {
+                Some(found) => *module = found,
+                None if has_callee => return Err(None),
+                None => return Err(Some(ip | EXACT_PC)),
+            }
+        }
+        Ok(if self.exact { ip | EXACT_PC } else { ip })
+    }
+
+    /// Goes on where there is no more room: the last part of `frames` becomes a ring of the outermost frames.
+    #[inline(never)]
+    fn run_on(&mut self, frames: &mut [u64], mut module: Module<'a>) -> Ran {
+        if frames.is_empty() {
+            return Ran {
+                frames: 0,
+                end: End::Limit,
+                joined: false,
+            };
+        }
+        let outermost = OUTERMOST.min(frames.len() / 8);
+        let leaf = frames.len().saturating_sub(outermost).saturating_sub(1);
+        let mut walked = frames.len();
+        let mut next = 0_usize;
+        let end = loop {
+            if walked >= MAX_WALKED {
+                break End::Limit;
+            }
+            let Ok(frame) = self.frame(&mut module, true) else {
+                break End::BadReturn;
+            };
+            walked = walked.wrapping_add(1);
+            if let Some(keeper) = &mut self.keeper {
+                keeper.arrive(frame, self.file.sp(), self.bp_at);
+            }
+            let ring = frames.get_mut(leaf.wrapping_add(1)..).unwrap_or_default();
+            if let Some(slot) = ring.get_mut(next) {
+                *slot = frame;
+                next = next.wrapping_add(1);
+                if next == ring.len() {
+                    next = 0;
+                }
+            }
+            if let Err(end) = self.step(&module) {
+                break end;
+            }
+        };
+        let (kept, mark) = match end {
+            End::Limit => (leaf, false),
+            End::Root => (frames.len(), true),
+            _ => (leaf.wrapping_add(1), true),
+        };
+        if mark && let Some(slot) = frames.get_mut(leaf) {
+            *slot = TRUNCATED;
+        }
+        if end == End::Root {
+            // The oldest frame of the ring comes first.
+            let ring = frames.get_mut(leaf.wrapping_add(1)..).unwrap_or_default();
+            ring.reverse();
+            let newer = ring.len().wrapping_sub(next);
+            if let Some((old, new)) = ring.split_at_mut_checked(newer) {
+                old.reverse();
+                new.reverse();
+            }
+        }
+        Ran {
+            frames: kept.min(frames.len()),
+            end,
+            joined: false,
+        }
     }
 
     /// Goes to the caller.
@@ -358,6 +442,16 @@ impl<M: Memory> Walk<'_, M> {
         }
     }
 
+    /// What is stored at `at`, if it is known to be no copy of what is pointed to by the word at `rbp` plus `offset`: if it
+    /// differs from that, or is that itself.
+    #[inline(never)]
+    fn uncopied(&mut self, at: u64, offset: i32) -> Option<u64> {
+        let value = self.memory.read(at)?;
+        let pointer_at = self.sum(register::BP as u8, offset).ok()?;
+        let from = self.memory.read(pointer_at)?;
+        (from == at || (value != from && value != self.memory.read(from)?)).then_some(value)
+    }
+
     #[inline(never)]
     fn step_by_long(&mut self, table: &Table<'_>, number: u32) -> Result<(), End> {
         self.leave_otherwise();
@@ -387,6 +481,13 @@ impl<M: Memory> Walk<'_, M> {
                 Saved::At(base, offset) => {
                     let at = self.sum(base, offset)?;
                     caller.set_stored(register, at);
+                }
+                Saved::Uncopied(words, offset) => {
+                    let at = cfa.wrapping_sub(u64::from(words).wrapping_mul(8));
+                    match self.uncopied(at, offset) {
+                        Some(value) => caller.set(register, value),
+                        None => caller.lose(register),
+                    }
                 }
             }
         }

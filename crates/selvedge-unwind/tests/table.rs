@@ -73,6 +73,7 @@ fn by_table(rule: &Rule, registers: &[u64; 17]) -> Caller {
             Saved::Cfa(offset) => Some(sum(cfa, offset)),
             Saved::In(base) => Some(own(base)),
             Saved::At(base, offset) => Some(memory(sum(own(base), offset))),
+            Saved::Uncopied(words, _) => Some(memory(cfa - 8 * u64::from(words))),
         }
     }))
 }
@@ -183,7 +184,7 @@ fn is_corrected(
     let lands = rule.cfa == Cfa::Register(base, 16)
         && found[register::SP] == expected[register::SP]
         && matches!(rule.saved[register::IP], Saved::At(from, _) if from == base)
-        && rule.saved[..register::IP] == [Saved::Lost; register::IP];
+        && rule.saved[register::BX] == Saved::Lost;
     departs || lands
 }
 

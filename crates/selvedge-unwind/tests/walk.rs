@@ -2,7 +2,9 @@
 
 use selvedge_arch::Registers;
 use selvedge_unwind::build::{MapEntry, MapKind, map};
-use selvedge_unwind::{EXACT_PC, End, Memory, ModuleMap, Walked, walk};
+use selvedge_unwind::{
+    EXACT_PC, End, MAX_WALKED, Memo, Memory, ModuleMap, TRUNCATED, Walked, walk, walk_again,
+};
 use std::collections::HashMap;
 
 /// Code without unwind information, from 0x10000 to 0x20000. All of its bytes are `ff d0`, `call *%rax`, or all are not.
@@ -136,4 +138,96 @@ fn unknown_code_is_shown_and_marked() {
         (walked.end, frames),
         (End::NoModule, vec![0x5000 | EXACT_PC])
     );
+}
+
+/// A stack of so many frames with frame pointers only: return addresses count from the root.
+fn deep(callers: u64) -> Imaginary {
+    let mut words = Vec::new();
+    for at in 0..callers {
+        let frame = 0x7000_0000 + 16 * at;
+        let is_last = at + 1 == callers;
+        words.push((frame, if is_last { 0 } else { frame + 16 }));
+        words.push((frame + 8, 0x10000 + 2 * ((callers - at) & 0x7fff)));
+    }
+    let last = 0x7000_0000 + 16 * callers;
+    words.push((last, 0));
+    words.push((last + 8, 0));
+    if let Some((_, frame)) = words.get_mut(2 * callers as usize - 2) {
+        *frame = last;
+    }
+    Imaginary::new(&words)
+}
+
+fn walk_deep(memory: &mut Imaginary, room: usize) -> (Walked, Vec<u64>) {
+    let entry = MapEntry {
+        start: 0x10000,
+        end: 0x20000,
+        kind: MapKind::NoCfi,
+    };
+    let bytes = map(&[entry], 1);
+    let map = ModuleMap::view(&bytes, &[]).unwrap();
+    let start = registers(0x7000_0000, 0x7000_0000);
+    let mut frames = vec![0; room];
+    let walked = walk(&map, start, memory, &mut frames);
+    frames.truncate(walked.frames);
+    let mut again = vec![0; room];
+    let mut memo = Box::<Memo>::default();
+    for _ in 0..2 {
+        let walked_again = walk_again(&map, start, memory, &mut again, &mut memo);
+        assert_eq!((walked_again, &again[..walked.frames]), (walked, &*frames));
+    }
+    (walked, frames)
+}
+
+#[test]
+fn deep_stack_keeps_its_leaf_and_its_root() {
+    for (callers, room) in [
+        (512, 512),
+        (1000, 512),
+        (5000, 512),
+        (16_000, 512),
+        (17, 16),
+        (900, 16),
+    ] {
+        let (walked, frames) = walk_deep(&mut deep(callers), room);
+        assert_eq!((walked.end, frames.len()), (End::Root, room), "{callers}");
+        let leaf = room - room / 8 - 1;
+        assert_eq!(frames[0], LEAF | EXACT_PC);
+        assert_eq!(frames[leaf], TRUNCATED);
+        for (at, frame) in frames.iter().enumerate().take(leaf).skip(1) {
+            assert_eq!(
+                *frame,
+                0x10000 + 2 * (callers - at as u64 + 1),
+                "{callers}: {at}"
+            );
+        }
+        for (at, frame) in frames.iter().rev().take(room / 8).enumerate() {
+            assert_eq!(*frame, 0x10000 + 2 * (at as u64 + 1), "{callers}: {at}");
+        }
+    }
+}
+
+#[test]
+fn stack_that_fits_is_whole() {
+    for room in [1, 2, 8, 9, 64, 512] {
+        let (walked, frames) = walk_deep(&mut deep(room - 1), room as usize);
+        assert_eq!((walked.end, frames.len() as u64), (End::Root, room));
+        assert!(!frames.contains(&TRUNCATED));
+    }
+}
+
+#[test]
+fn deeper_stack_keeps_its_leaf() {
+    let (walked, frames) = walk_deep(&mut deep(MAX_WALKED as u64 + 1), 512);
+    assert_eq!((walked.end, frames.len()), (End::Limit, 447));
+    assert!(!frames.contains(&TRUNCATED));
+}
+
+#[test]
+fn deep_stack_without_a_root_keeps_its_leaf() {
+    let mut memory = deep(2000);
+    memory.words.insert(0x7000_0000 + 16 * 1000 + 8, 0x5000);
+    let (walked, frames) = walk_deep(&mut memory, 512);
+    assert_eq!((walked.end, frames.len()), (End::NoRule, 448));
+    assert_eq!(frames[447], TRUNCATED);
 }

@@ -404,6 +404,14 @@ impl<'a> Stacks<'a> {
         self.samples.iter().map(|sample| seconds(sample)).sum()
     }
 
+    /// The functions of each, leaf first.
+    pub(crate) fn names(&self) -> Vec<Vec<&'a str>> {
+        let samples = self.samples.iter();
+        samples
+            .map(|sample| names(self.profile, sample).collect())
+            .collect()
+    }
+
     /// The different values of a label.
     pub(crate) fn labels(&self, key: &str) -> BTreeSet<String> {
         self.samples

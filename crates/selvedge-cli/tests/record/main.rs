@@ -5,6 +5,7 @@
 
 mod children;
 mod demo;
+mod depth;
 mod ends;
 mod foreign;
 mod harmless;

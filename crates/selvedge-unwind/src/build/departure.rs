@@ -4,8 +4,11 @@
 //! stack pointer changes, the callers of the function are still active: its return address is at the stack pointer, and
 //! only what it loads into callee-saved registers is lost. From the change on to the jump, no return address leads to
 //! what runs next: there is no rule, and a walk ends there with a mark.
+//!
+//! And the last instructions of functions that align their stack, by `r10`.
 
 use super::elf::Code;
+use super::instructions::forget_restored;
 use super::landing::decode;
 use super::trace::place;
 use crate::table::{Cfa, Rule, Saved, register};
@@ -76,6 +79,29 @@ fn execute(instruction: &Instruction, rule: &mut Rule, info: &mut InstructionInf
         }
     }
     instruction.flow_control() == FlowControl::Next
+}
+
+/// Whether a rule says that registers are stored around `rbp`, and counts from a register that only the last instructions
+/// of functions that align their stack count from: GCC still says so where `rbp` is the caller's again.
+pub(super) fn may_be_stale(rule: &Rule) -> bool {
+    matches!(rule.cfa, Cfa::Register(base, _) if usize::from(base) >= register::SCRATCH)
+        && matches!(rule.saved[register::BP], Saved::At(base, _) if usize::from(base) == register::BP)
+}
+
+/// What holds in the part of a row with such a rule where `rbp` is the caller's, and with it all the others.
+pub(super) fn restored(row: Range<u64>, rule: &Rule, code: &[Code<'_>]) -> Vec<(Range<u64>, Rule)> {
+    let restores = |instruction: &&Instruction| match instruction.mnemonic() {
+        Mnemonic::Leave => true,
+        Mnemonic::Pop => instruction.op0_register() == Register::RBP,
+        _ => false,
+    };
+    let instructions = decode(code, row.start, row.end);
+    let Some(from) = instructions.iter().find(restores) else {
+        return Vec::new();
+    };
+    let mut rule = *rule;
+    forget_restored(&mut rule);
+    vec![(from.next_ip()..row.end, rule)]
 }
 
 /// The first instruction of a function that loads the stack pointer from memory that is not its frame's.

@@ -172,6 +172,7 @@ fn long_bytes(rule: &Rule) -> [u8; LONG_RULE_BYTES] {
             Saved::Cfa(offset) => (3, 0, offset),
             Saved::In(base) => (4, base, 0),
             Saved::At(base, offset) => (5, base, offset),
+            Saved::Uncopied(words, offset) => (6, words, offset),
         };
         bytes[12 + 2 * at..14 + 2 * at].copy_from_slice(&[kind, base]);
         bytes[28 + 4 * at..32 + 4 * at].copy_from_slice(&i32::to_le_bytes(offset));
@@ -214,6 +215,7 @@ mod tests {
         saved[1] = Saved::AtCfa(-16);
         saved[2] = Saved::Lost;
         saved[3] = Saved::In(3);
+        saved[4] = Saved::Uncopied(2, -240);
         saved[7] = Saved::Cfa(8);
         let cfas = [
             Cfa::None,

@@ -150,7 +150,7 @@ impl State {
 
 /// At the `ret` of a function that aligned its stack, GCC still says that registers are stored around `rbp`, which is the
 /// caller's again by then. With nothing on the stack but the return address, they are all restored.
-fn forget_restored(rule: &mut Rule) {
+pub(super) fn forget_restored(rule: &mut Rule) {
     for saved in &mut rule.saved {
         if matches!(saved, Saved::At(base, _) if usize::from(*base) == register::BP) {
             *saved = Saved::Same;

@@ -6,8 +6,9 @@
 //! their saving `rax` and `rdx`, which pass the exception on.
 //!
 //! While they copy, their own return address is still in the `_Unwind_Context` that they filled first, with
-//! `uw_init_context_1(&context, cfa, return_address)`: their caller is found there. What that had in its callee-saved
-//! registers is lost. From the second write on, to the jump, there is no rule: a walk ends there with a mark.
+//! `uw_init_context_1(&context, cfa, return_address)`: their caller is found there. Its `rbp` is where they saved it as
+//! long as that differs from what is copied there: a second context points to that. What the caller had in its other
+//! callee-saved registers is lost. From the second write on, to the jump, there is no rule: a walk ends there with a mark.
 
 use super::elf::Code;
 use super::trace::place;
@@ -18,6 +19,9 @@ use std::ops::Range;
 /// Where the return address is in libgcc's `_Unwind_Context` (unwind-dw2.c): behind the addresses of 18 registers and the
 /// CFA.
 const RETURN_ADDRESS: i32 = 19 * 8;
+
+/// Where the address of the saved `rbp` is in it.
+const FRAME_POINTER: i32 = 6 * 8;
 
 /// Those instructions of a function, from its start to its end, with the rule that holds instead.
 pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<(Range<u64>, Rule)> {
@@ -37,14 +41,14 @@ pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<(Range<u64>,
         let copy = copies_registers(before, code);
         let from = copy.map_or(start, |copy| copy.ip().max(start));
         let kept = copy.and_then(|copy| {
-            let context = context(before, copy)?;
+            let contexts = contexts(before, copy)?;
             let changed = changes_return_address(before, copy)?;
-            Some((copy, changed, context))
+            Some((copy, changed, contexts))
         });
         match kept {
-            Some((copy, changed, context)) => {
+            Some((copy, changed, contexts)) => {
                 // The call itself is still to be executed; its return address is behind its last byte.
-                jumps.push((copy.next_ip() - 1..changed, by_context(context)));
+                jumps.push((copy.next_ip() - 1..changed, by_contexts(contexts)));
                 jumps.push((changed..to, Rule::NONE));
             }
             None => jumps.push((from..to, Rule::NONE)),
@@ -53,23 +57,26 @@ pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<(Range<u64>,
     jumps
 }
 
-/// The rule of a function whose return address is in a context at this offset from `rbp`, and that was given `rbp + 16`
-/// as its CFA.
-fn by_context(context: i32) -> Rule {
+/// The rule of a function whose contexts, its own and what it copies from, are at these offsets from `rbp`, and whose CFA
+/// is `rbp + 16`.
+fn by_contexts((own, copied): (i32, Option<i32>)) -> Rule {
     let base = register::BP as u8;
     let mut rule = Rule::with_return_address(Cfa::Register(base, 16));
     for saved in &mut rule.saved[..register::IP] {
         *saved = Saved::Lost;
     }
-    rule.saved[register::IP] = Saved::At(base, context.wrapping_add(RETURN_ADDRESS));
+    if let Some(copied) = copied {
+        rule.saved[register::BP] = Saved::Uncopied(2, copied.wrapping_add(FRAME_POINTER));
+    }
+    rule.saved[register::IP] = Saved::At(base, own.wrapping_add(RETURN_ADDRESS));
     rule
 }
 
-/// The offset from `rbp` of the context that a copy is made over, if it was filled with the function's own CFA and return
-/// address.
-fn context(before: &[Instruction], copy: &Instruction) -> Option<i32> {
+/// The offsets from `rbp` of the context that a copy is made over, if it was filled with the function's own CFA and return
+/// address, and of the one that it is made from.
+fn contexts(before: &[Instruction], copy: &Instruction) -> Option<(i32, Option<i32>)> {
     let at = before.iter().position(|other| other.ip() == copy.ip())?;
-    let context = first_argument(before, at)?;
+    let own = argument(before, at, Register::RDI)?;
     let direct = |call: &Instruction| {
         call.flow_control() == FlowControl::Call && call.op0_kind() == OpKind::NearBranch64
     };
@@ -79,20 +86,20 @@ fn context(before: &[Instruction], copy: &Instruction) -> Option<i32> {
     let is_of_frame = |other: &Instruction, form, offset| {
         other.code() == form && is_frame(other) && other.memory_displacement64() == offset
     };
-    let given = first_argument(before, filled) == Some(context)
+    let given = argument(before, filled, Register::RDI) == Some(own)
         && last(Register::RSI).is_some_and(|cfa| is_of_frame(cfa, Form::Lea_r64_m, 16))
         && last(Register::RDX).is_some_and(|ip| is_of_frame(ip, Form::Mov_r64_rm64, 8));
-    given.then_some(context)
+    given.then(|| (own, argument(before, at, Register::RSI)))
 }
 
-/// The offset from `rbp` of what the first argument of a call points to.
-fn first_argument(before: &[Instruction], call: usize) -> Option<i32> {
+/// The offset from `rbp` of what an argument of a call points to.
+fn argument(before: &[Instruction], call: usize, register: Register) -> Option<i32> {
     let before = before.get(..call)?;
     let set = before
         .iter()
         .rev()
         .take(16)
-        .find(|other| sets(other, Register::RDI))?;
+        .find(|other| sets(other, register))?;
     if set.code() == Form::Lea_r64_m {
         return frame_offset(set);
     }

@@ -99,15 +99,26 @@ impl Rows {
             };
             let mut lands = false;
             let mut departs = None;
+            let mut aligned = Vec::new();
             self.add(start..end, first, |rows| {
                 lands = instructions::rows(section, common, initial, &entry, |at, rule| {
                     let ordinary = rule.saved[register::SP] == Saved::Cfa(0);
                     if !ordinary && !rule.signal && rule.cfa != Cfa::Root {
                         departs.get_or_insert(at);
                     }
+                    if departure::may_be_stale(rule) {
+                        aligned.push((rows.rows.len(), *rule));
+                    }
                     rows.push((at - start) as u32, rule);
                 });
             });
+            for (row, rule) in aligned {
+                let at = |row: usize| self.rows.get(row).map(|(at, _)| start + u64::from(*at));
+                let range = at(row).unwrap_or(end)..at(row + 1).unwrap_or(end);
+                if self.may_look_at(range.clone()) {
+                    self.correct(departure::restored(range, &rule, &image.code));
+                }
+            }
             if (lands || departs.is_some()) && self.may_look_at(start..end) {
                 if lands {
                     self.correct(landing::jumps(start, end, &image.code));
