@@ -123,6 +123,12 @@ impl<'a> Keeper<'a> {
         }
     }
 
+    /// The rest of the walk depends on more than the words that a memo compares: it must not be taken from there. What it
+    /// finds may be kept, since a word that is not what the walk took for it is found to differ.
+    pub(crate) fn join_no_more(&mut self) {
+        self.next = 0;
+    }
+
     /// Notes where a zero was read for a return address.
     #[inline]
     pub(crate) fn arrive_at_zero(&mut self, at: u64) {

@@ -23,7 +23,7 @@ pub const HEADER_BYTES: usize = 32;
 /// Bytes of a rule.
 pub const RULE_BYTES: usize = 16;
 /// Bytes of a long rule: CFA kind, its register, flags, 0 (u8 each), two offsets (i32), eight pairs of kind and register
-/// (u8), eight offsets (i32), 4 bytes of padding.
+/// (u8), eight offsets and what is overwritten (i32).
 pub const LONG_RULE_BYTES: usize = 64;
 
 /// Registers that a walk keeps, as places in its register file and in rules.
@@ -100,6 +100,9 @@ pub struct Rule {
     pub signal: bool,
     /// The caller's registers.
     pub saved: [Saved; register::COUNT],
+    /// If not 0: the return address right below the address that is stored at `rbp` plus this has been overwritten; what
+    /// stood there stands right below the CFA.
+    pub overwritten: i32,
 }
 
 impl Rule {
@@ -108,6 +111,7 @@ impl Rule {
         cfa: Cfa::None,
         signal: false,
         saved: [Saved::Same; register::COUNT],
+        overwritten: 0,
     };
     /// Code without unwind information.
     pub const UNKNOWN: Self = Self {
@@ -130,6 +134,7 @@ impl Rule {
             cfa,
             signal: false,
             saved,
+            overwritten: 0,
         }
     }
 
@@ -165,6 +170,7 @@ impl Rule {
             cfa,
             signal: signal != 0,
             saved,
+            overwritten: signed(bytes, 60)?,
         })
     }
 }

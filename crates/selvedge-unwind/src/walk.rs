@@ -151,6 +151,7 @@ fn walk_from<M: Memory>(
         floor: registers.sp,
         words: SCANNED_WORDS,
         bp_at: 0,
+        moved: (0, 0),
         keeper,
     };
     let walked = walk.run(frames);
@@ -181,6 +182,8 @@ struct Walk<'a, M> {
     words: u32,
     /// Where the frame before this one has saved `rbp`; 0: it left it alone.
     bp_at: u64,
+    /// An address whose word has been overwritten, and that word; 0: none has.
+    moved: (u64, u64),
     keeper: Option<Keeper<'a>>,
 }
 
@@ -351,7 +354,7 @@ impl<'a, M: Memory> Walk<'a, M> {
         let cfa = value.wrapping_add_signed(i64::from(rule.number.cast_signed()));
         self.check(cfa)?;
         let ip_at = cfa.wrapping_sub(8);
-        let ip = self.memory.read(ip_at).ok_or(End::Unreadable)?;
+        let ip = self.return_address(ip_at)?;
         if ip == 0
             && let Some(keeper) = &mut self.keeper
         {
@@ -375,6 +378,15 @@ impl<'a, M: Memory> Walk<'a, M> {
             }
         }
         self.arrive(ip, cfa, false)
+    }
+
+    #[inline]
+    fn return_address(&mut self, at: u64) -> Result<u64, End> {
+        let (moved_from, moved) = self.moved;
+        if at == moved_from && at != 0 {
+            return Ok(moved);
+        }
+        self.read(at)
     }
 
     /// The return address lies below the CFA and not below the stack pointer: the CFA is above it.
@@ -499,8 +511,23 @@ impl<'a, M: Memory> Walk<'a, M> {
                 Scratch::Lost
             };
         }
+        if rule.overwritten != 0 {
+            let at = self.sum(register::BP as u8, rule.overwritten)?;
+            self.moved = (
+                self.read(at)?.wrapping_sub(8),
+                self.read(cfa.wrapping_sub(8))?,
+            );
+            if let Some(keeper) = &mut self.keeper {
+                keeper.join_no_more();
+            }
+        }
+        let ip = match rule.saved.get(register::IP) {
+            Some(Saved::AtCfa(offset)) => {
+                self.return_address(cfa.wrapping_add_signed(i64::from(*offset)))?
+            }
+            _ => caller.get(register::IP, self.memory)?,
+        };
         self.file = caller;
-        let ip = self.file.get(register::IP, self.memory)?;
         let sp = self.file.get(register::SP, self.memory)?;
         if rule.signal {
             self.memory.moved_to(sp);
@@ -540,7 +567,9 @@ impl<'a, M: Memory> Walk<'a, M> {
             at = at.wrapping_add(8);
         }
         let caller = self.memory.read(bp).ok_or(End::NoRule)?;
-        let ip = self.memory.read(bp.wrapping_add(8)).ok_or(End::NoRule)?;
+        let ip = self
+            .return_address(bp.wrapping_add(8))
+            .map_err(|_| End::NoRule)?;
         if ip != 0 && !self.is_behind_call(ip) {
             return Err(End::NoRule);
         }

@@ -119,7 +119,10 @@ fn of_kind(kind: Kind) -> Short {
 fn short(rule: &Rule) -> Option<Short> {
     let slots = || {
         let ordinary = Rule::with_return_address(rule.cfa).saved;
-        if rule.signal || rule.saved[register::IP..] != ordinary[register::IP..] {
+        if rule.signal
+            || rule.overwritten != 0
+            || rule.saved[register::IP..] != ordinary[register::IP..]
+        {
             return None;
         }
         let mut slots = [0; 8];
@@ -177,6 +180,7 @@ fn long_bytes(rule: &Rule) -> [u8; LONG_RULE_BYTES] {
         bytes[12 + 2 * at..14 + 2 * at].copy_from_slice(&[kind, base]);
         bytes[28 + 4 * at..32 + 4 * at].copy_from_slice(&i32::to_le_bytes(offset));
     }
+    bytes[60..].copy_from_slice(&i32::to_le_bytes(rule.overwritten));
     bytes
 }
 
@@ -227,7 +231,12 @@ mod tests {
         ];
         for cfa in cfas {
             for signal in [false, true] {
-                let rule = Rule { cfa, signal, saved };
+                let rule = Rule {
+                    cfa,
+                    signal,
+                    saved,
+                    overwritten: i32::from(signal) * -88,
+                };
                 assert_eq!(Rule::decode(&long_bytes(&rule)), Some(rule));
             }
         }

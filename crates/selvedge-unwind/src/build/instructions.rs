@@ -112,6 +112,7 @@ impl State {
             cfa,
             signal,
             saved: self.saved,
+            overwritten: 0,
         };
         if cfa == Cfa::Register(register::SP as u8, 8) {
             forget_restored(&mut rule);

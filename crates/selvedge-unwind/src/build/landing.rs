@@ -8,7 +8,8 @@
 //! While they copy, their own return address is still in the `_Unwind_Context` that they filled first, with
 //! `uw_init_context_1(&context, cfa, return_address)`: their caller is found there. Its `rbp` is where they saved it as
 //! long as that differs from what is copied there: a second context points to that. What the caller had in its other
-//! callee-saved registers is lost. From the second write on, to the jump, there is no rule: a walk ends there with a mark.
+//! callee-saved registers is lost. What the second write destroys, the first one has copied over their own return address. When
+//! they have restored `rbp`, there is no rule any more: a walk ends there with a mark.
 
 use super::elf::Code;
 use super::trace::place;
@@ -20,6 +21,8 @@ use std::ops::Range;
 /// CFA.
 const RETURN_ADDRESS: i32 = 19 * 8;
 
+/// Where the CFA is in it.
+const CFA: i32 = 18 * 8;
 /// Where the address of the saved `rbp` is in it.
 const FRAME_POINTER: i32 = 6 * 8;
 
@@ -48,8 +51,22 @@ pub(super) fn jumps(start: u64, end: u64, code: &[Code<'_>]) -> Vec<(Range<u64>,
         match kept {
             Some((copy, changed, contexts)) => {
                 // The call itself is still to be executed; its return address is behind its last byte.
-                jumps.push((copy.next_ip() - 1..changed, by_contexts(contexts)));
-                jumps.push((changed..to, Rule::NONE));
+                let rule = by_contexts(contexts);
+                jumps.push((copy.next_ip() - 1..changed, rule));
+                let mut behind = changed;
+                if let Some(copied) = contexts.1 {
+                    let last = before
+                        .iter()
+                        .find(|other| other.ip() >= changed && sets(other, Register::RBP));
+                    behind = last.map_or(changed, Instruction::next_ip);
+                    let overwritten = copied.wrapping_add(CFA);
+                    let rule = Rule {
+                        overwritten,
+                        ..rule
+                    };
+                    jumps.push((changed..behind, rule));
+                }
+                jumps.push((behind..to, Rule::NONE));
             }
             None => jumps.push((from..to, Rule::NONE)),
         }

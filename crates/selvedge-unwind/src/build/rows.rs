@@ -431,5 +431,6 @@ fn signal_return() -> Rule {
         cfa: Cfa::Stored(sp, 160, 0),
         signal: true,
         saved,
+        overwritten: 0,
     }
 }

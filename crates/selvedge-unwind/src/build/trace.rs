@@ -71,6 +71,7 @@ impl State {
                     cfa,
                     signal: false,
                     saved: frame.saved,
+                    overwritten: 0,
                 }
             }
         }
