@@ -1,19 +1,30 @@
 //! Whether bytes end in a call instruction: what a return address has before it.
 
+/// What bytes end in. They may be read as either call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    /// A call through a register or memory.
+    pub(crate) indirect: bool,
+    /// A direct call: how far its target is from the return address.
+    pub(crate) direct: Option<i32>,
+}
+
 /// Whether the last of these bytes end a call: a direct one (`e8` and four bytes), or one through a register or memory
 /// (`ff /2`, of two to seven bytes; prefixes come before and do not matter).
-pub(crate) fn ends_in_call(bytes: [u8; 8]) -> bool {
+pub(crate) fn before_return(bytes: [u8; 8]) -> Call {
     let [_, b1, b2, b3, b4, b5, b6, b7] = bytes;
     let indirect = |opcode: u8, modrm: u8, sib: u8, len: u32| {
         opcode == 0xff && modrm & 0x38 == 0x10 && length(modrm, sib) == len
     };
-    b3 == 0xe8
-        || indirect(b6, b7, 0, 2)
-        || indirect(b5, b6, b7, 3)
-        || indirect(b4, b5, b6, 4)
-        || indirect(b3, b4, b5, 5)
-        || indirect(b2, b3, b4, 6)
-        || indirect(b1, b2, b3, 7)
+    Call {
+        indirect: indirect(b6, b7, 0, 2)
+            || indirect(b5, b6, b7, 3)
+            || indirect(b4, b5, b6, 4)
+            || indirect(b3, b4, b5, 5)
+            || indirect(b2, b3, b4, 6)
+            || indirect(b1, b2, b3, 7),
+        direct: (b3 == 0xe8).then_some(i32::from_le_bytes([b4, b5, b6, b7])),
+    }
 }
 
 /// Length of an instruction of an opcode of one byte with these operand bytes (Intel SDM, volume 2, table 2-2).
@@ -36,7 +47,8 @@ mod tests {
     fn ends(tail: &[u8]) -> bool {
         let mut bytes = [0x90; 8];
         bytes[8 - tail.len()..].copy_from_slice(tail);
-        ends_in_call(bytes)
+        let Call { indirect, direct } = before_return(bytes);
+        indirect || direct.is_some()
     }
 
     #[test]
@@ -50,6 +62,12 @@ mod tests {
         assert!(ends(&[0xff, 0x54, 0x24, 0x08])); // call *8(%rsp)
         assert!(ends(&[0xff, 0x15, 1, 2, 3, 4])); // call *x(%rip)
         assert!(ends(&[0xff, 0x94, 0x24, 1, 2, 3, 4])); // call *x(%rsp)
+    }
+
+    #[test]
+    fn target_of_a_direct_call_counts_from_the_return_address() {
+        let call = before_return([0x90, 0x90, 0x90, 0xe8, 0xf0, 0xff, 0xff, 0xff]);
+        assert_eq!((call.indirect, call.direct), (false, Some(-16)));
     }
 
     #[test]

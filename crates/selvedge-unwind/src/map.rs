@@ -29,7 +29,7 @@ pub(crate) struct Module<'a> {
     pub(crate) table: Option<Table<'a>>,
 }
 
-impl Module<'_> {
+impl<'a> Module<'a> {
     /// No module: it holds no address.
     pub(crate) const NOWHERE: Self = Self {
         start: 0,
@@ -41,6 +41,15 @@ impl Module<'_> {
     #[inline]
     pub(crate) fn contains(&self, address: u64) -> bool {
         address >= self.start && address < self.end
+    }
+
+    /// The start of the stretch of code without unwind information that an address of the module lies in.
+    pub(crate) fn stretch_start(&self, address: u64) -> u64 {
+        let start = |table: &Table<'a>| table.start_of_row(self.svma(address));
+        match self.table.as_ref().and_then(start) {
+            Some(start) => start.wrapping_add(self.bias).max(self.start),
+            None => self.start,
+        }
     }
 
     /// An address as the module counts.

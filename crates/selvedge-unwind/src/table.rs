@@ -372,6 +372,12 @@ impl<'a> Table<'a> {
         self.short(self.row(row.checked_sub(1)?)?.1)
     }
 
+    /// Where the row of an instruction starts (svma).
+    pub(crate) fn start_of_row(&self, svma: u64) -> Option<u64> {
+        let offset = u32::try_from(svma.checked_sub(self.base)?).ok()?;
+        Some(self.base.wrapping_add(u64::from(self.find(offset)?.1)))
+    }
+
     pub(crate) fn long(&self, number: u32) -> Option<Rule> {
         Rule::decode(self.long_rules.get(usize::try_from(number).ok()?)?)
     }

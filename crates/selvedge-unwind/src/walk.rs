@@ -317,7 +317,7 @@ impl<'a, M: Memory> Walk<'a, M> {
     #[inline]
     fn step(&mut self, module: &Module<'_>) -> Result<(), End> {
         let Some(table) = &module.table else {
-            return self.step_by_frame_pointer();
+            return self.step_by_frame_pointer(module);
         };
         let svma = module.svma(self.file.ip());
         let rule = if self.exact {
@@ -332,7 +332,7 @@ impl<'a, M: Memory> Walk<'a, M> {
         }
         match rule.kind {
             Kind::Root => Err(End::Root),
-            Kind::Unknown => self.step_by_frame_pointer(),
+            Kind::Unknown => self.step_by_frame_pointer(module),
             Kind::Long => self.step_by_long(table, rule.number),
             Kind::None | Kind::Register => Err(End::NoRule),
         }
@@ -540,9 +540,10 @@ impl<'a, M: Memory> Walk<'a, M> {
     /// **Proof.** Every function between this one and the owner of the frame that `rbp` points to has left a return
     /// address on the stack, and so has this one: if none lies between the stack pointer and `rbp`, that frame is this
     /// function's own. A word is taken for a return address if it leads into known code behind a call, so the proof fails
-    /// more often than it must, never less.
+    /// more often than it must, never less. And the call before its return address, if it is a direct one, leads to this
+    /// stretch of code, not behind the current instruction: else the function that it leads to has a caller in between.
     #[inline(never)]
-    fn step_by_frame_pointer(&mut self) -> Result<(), End> {
+    fn step_by_frame_pointer(&mut self, module: &Module<'_>) -> Result<(), End> {
         self.leave_otherwise();
         let bp = self
             .file
@@ -570,7 +571,7 @@ impl<'a, M: Memory> Walk<'a, M> {
         let ip = self
             .return_address(bp.wrapping_add(8))
             .map_err(|_| End::NoRule)?;
-        if ip != 0 && !self.is_behind_call(ip) {
+        if ip != 0 && !self.called_here(ip, module) {
             return Err(End::NoRule);
         }
         let cfa = bp.wrapping_add(16);
@@ -583,23 +584,39 @@ impl<'a, M: Memory> Walk<'a, M> {
         self.arrive(ip, cfa, false)
     }
 
-    /// Whether a word is the address behind a call in known code.
+    /// Whether a word may be the address behind a call in known code.
     fn is_behind_call(&mut self, word: u64) -> bool {
-        let last = word.wrapping_sub(1);
-        if self.map.find(last).is_none() {
+        // If it cannot be told, it may be.
+        self.map.find(word.wrapping_sub(1)).is_some()
+            && self
+                .call_before(word)
+                .is_none_or(|call| call.indirect || call.direct.is_some())
+    }
+
+    /// Whether a return address is behind a call that may have led to the current instruction.
+    fn called_here(&mut self, ip: u64, module: &Module<'_>) -> bool {
+        if self.map.find(ip.wrapping_sub(1)).is_none() {
             return false;
         }
-        // The eight bytes before it, from two aligned words.
-        let from = word.wrapping_sub(8);
-        let (Some(low), Some(high)) = (
-            self.memory.read(from & !7),
-            self.memory.read((from & !7).wrapping_add(8)),
-        ) else {
-            // It cannot be told: it may be.
-            return true;
+        let Some(call) = self.call_before(ip) else {
+            return false;
         };
+        let here = self.file.ip();
+        call.indirect
+            || call.direct.is_some_and(|distance| {
+                let target = ip.wrapping_add_signed(i64::from(distance));
+                target <= here && target >= module.stretch_start(here)
+            })
+    }
+
+    /// The call before an address, by the eight bytes before it. `None` where they cannot be read.
+    fn call_before(&mut self, ip: u64) -> Option<call::Call> {
+        let from = ip.wrapping_sub(8);
+        // From two aligned words.
+        let low = self.memory.read(from & !7)?;
+        let high = self.memory.read((from & !7).wrapping_add(8))?;
         let shift = (from as u32 & 7).wrapping_mul(8);
         let both = u128::from(low) | u128::from(high) << 64;
-        call::ends_in_call(((both >> shift) as u64).to_le_bytes())
+        Some(call::before_return(((both >> shift) as u64).to_le_bytes()))
     }
 }

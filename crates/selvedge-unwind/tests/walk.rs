@@ -37,6 +37,9 @@ impl Imaginary {
 
 impl Memory for Imaginary {
     fn read(&mut self, address: u64) -> Option<u64> {
+        if let Some(word) = self.words.get(&address) {
+            return Some(*word);
+        }
         if (0x10000..0x20000).contains(&address) {
             return Some(if self.calls {
                 0xd0ff_d0ff_d0ff_d0ff
@@ -44,7 +47,7 @@ impl Memory for Imaginary {
                 0x9090_9090_9090_9090
             });
         }
-        self.words.get(&address).copied()
+        None
     }
 }
 
@@ -100,6 +103,33 @@ fn word_that_no_call_precedes_is_no_return_address() {
     assert_eq!((walked.end, frames.len()), (End::NoRule, 1));
 }
 
+/// The eight bytes before an address end in a direct call of `target`.
+fn direct_call(from: u64, target: u64) -> [(u64, u64); 2] {
+    assert!(from.is_multiple_of(8));
+    let distance = u64::from(target.wrapping_sub(from) as u32);
+    [
+        (from - 8, 0x90_9090 | 0xe8 << 24 | distance << 32),
+        (from, 0),
+    ]
+}
+
+#[test]
+fn direct_call_of_another_function_is_a_mark() {
+    for (target, end) in [
+        (LEAF - 0x80, End::Root),
+        (LEAF, End::Root),
+        (LEAF + 0x10, End::NoRule),
+        (0x8000, End::NoRule),
+    ] {
+        let mut memory =
+            Imaginary::new(&[(0x7000, 0x7010), (0x7008, CALLER), (0x7010, 0), (0x7018, 0)]);
+        memory.words.extend(direct_call(CALLER, target));
+        let (walked, frames) = memory.walk(registers(0x7000, 0x7000));
+        let expected = if end == End::Root { 2 } else { 1 };
+        assert_eq!((walked.end, frames.len()), (end, expected), "{target:#x}");
+    }
+}
+
 #[test]
 fn frame_pointers_that_lead_nowhere_are_marks() {
     for (sp, bp) in [
@@ -147,7 +177,7 @@ fn deep(callers: u64) -> Imaginary {
         let frame = 0x7000_0000 + 16 * at;
         let is_last = at + 1 == callers;
         words.push((frame, if is_last { 0 } else { frame + 16 }));
-        words.push((frame + 8, 0x10000 + 2 * ((callers - at) & 0x7fff)));
+        words.push((frame + 8, 0x10100 + 2 * ((callers - at) & 0x7fff)));
     }
     let last = 0x7000_0000 + 16 * callers;
     words.push((last, 0));
@@ -197,12 +227,12 @@ fn deep_stack_keeps_its_leaf_and_its_root() {
         for (at, frame) in frames.iter().enumerate().take(leaf).skip(1) {
             assert_eq!(
                 *frame,
-                0x10000 + 2 * (callers - at as u64 + 1),
+                0x10100 + 2 * (callers - at as u64 + 1),
                 "{callers}: {at}"
             );
         }
         for (at, frame) in frames.iter().rev().take(room / 8).enumerate() {
-            assert_eq!(*frame, 0x10000 + 2 * (at as u64 + 1), "{callers}: {at}");
+            assert_eq!(*frame, 0x10100 + 2 * (at as u64 + 1), "{callers}: {at}");
         }
     }
 }

@@ -97,15 +97,20 @@ fn contexts(before: &[Instruction], copy: &Instruction) -> Option<(i32, Option<i
     let direct = |call: &Instruction| {
         call.flow_control() == FlowControl::Call && call.op0_kind() == OpKind::NearBranch64
     };
-    let filled = before.iter().take(at).position(direct)?;
-    let arguments = before.get(..filled)?;
-    let last = |register| arguments.iter().rev().find(|other| sets(other, register));
     let is_of_frame = |other: &Instruction, form, offset| {
         other.code() == form && is_frame(other) && other.memory_displacement64() == offset
     };
-    let given = argument(before, filled, Register::RDI) == Some(own)
-        && last(Register::RSI).is_some_and(|cfa| is_of_frame(cfa, Form::Lea_r64_m, 16))
-        && last(Register::RDX).is_some_and(|ip| is_of_frame(ip, Form::Mov_r64_rm64, 8));
+    let fills = |(call, _): &(usize, &Instruction)| {
+        let arguments = before.get(..*call).unwrap_or_default();
+        let last = |register| arguments.iter().rev().find(|other| sets(other, register));
+        argument(before, *call, Register::RDI) == Some(own)
+            && last(Register::RSI).is_some_and(|cfa| is_of_frame(cfa, Form::Lea_r64_m, 16))
+            && last(Register::RDX).is_some_and(|ip| is_of_frame(ip, Form::Mov_r64_rm64, 8))
+    };
+    // The first calls of a function: looking at them all would take a time that grows with the square of a hostile one.
+    let calls = before.iter().enumerate().take(at);
+    let mut calls = calls.filter(|(_, call)| direct(call)).take(4);
+    let given = calls.any(|call| fills(&call));
     given.then(|| (own, argument(before, at, Register::RSI)))
 }
 
