@@ -3,6 +3,7 @@
 //! The signal is delivered by the kernel, as any other; the thread then runs at full speed until it stands at the same
 //! instruction with the same stack pointer again: a hardware breakpoint says when.
 
+use crate::depth;
 use crate::mailbox::Mailbox;
 use crate::tracee::{Event, Going, Registers, SignalInfo, Tracee};
 use std::io;
@@ -12,6 +13,8 @@ use std::io;
 pub struct Outcome {
     /// What was recorded; `None`: nothing.
     pub recorded: Option<Vec<u64>>,
+    /// Bytes of stack that the handler has used; `None` where that cannot be told.
+    pub stack: Option<u64>,
     /// What the handler has changed, in words.
     pub changed: Option<&'static str>,
     /// A signal of the program's own that is about to be delivered.
@@ -34,8 +37,13 @@ struct State {
 
 impl State {
     fn of(tracee: Tracee, registers: Registers) -> io::Result<Self> {
-        let start = registers.fs_base.wrapping_sub(BELOW);
-        let mut locals = vec![0; (BELOW + ABOVE) as usize];
+        let mut start = registers.fs_base.wrapping_sub(BELOW);
+        let end = registers.fs_base.wrapping_add(ABOVE);
+        // They can lie right above the stack.
+        if (start..end).contains(&registers.rsp) {
+            start = registers.rsp;
+        }
+        let mut locals = vec![0; end.wrapping_sub(start) as usize];
         let read = tracee.read(start, &mut locals).len();
         locals.truncate(read);
         Ok(Self {
@@ -147,6 +155,7 @@ pub fn inject(
     let before = State::of(tracee, registers)?;
     let mut outcome = Outcome {
         recorded: None,
+        stack: None,
         changed: None,
         pending: None,
         ended: None,
@@ -158,6 +167,7 @@ pub fn inject(
             ..registers
         })?;
     }
+    let painted = depth::paint(tracee, &registers);
     mailbox.announce(number);
     tracee.set_signal_info(info)?;
     tracee.set_breakpoint(Some(registers.rip))?;
@@ -194,6 +204,7 @@ pub fn inject(
     tracee.set_breakpoint(None)?;
     mailbox.withdraw();
     outcome.recorded = mailbox.recorded(number);
+    outcome.stack = painted.and_then(|painted| painted.used(tracee, &registers));
     outcome.changed = before.difference(&State::of(tracee, now)?);
     Ok(outcome)
 }

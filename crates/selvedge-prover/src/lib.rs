@@ -11,6 +11,7 @@
 //! - [`shadow`] the stack of calls, from executed instructions
 //! - [`choice`] which instructions are interrupted
 //! - [`injection`] interrupts one
+//! - [`depth`] how much stack a handler uses
 //! - [`verdict`] compares what was recorded with the truth
 //! - [`stepper`] steps through all threads of a program and does the above
 //! - [`modules`] names for addresses
@@ -18,6 +19,7 @@
 
 pub mod arguments;
 pub mod choice;
+pub mod depth;
 pub mod injection;
 pub mod instruction;
 pub mod launch;

@@ -9,6 +9,8 @@ use std::fmt::Write;
 
 /// Wrong stacks that are shown whole.
 const SHOWN: usize = 20;
+/// Of these, in each function.
+const SHOWN_OF_EACH: usize = 3;
 /// Rows of the tables of functions.
 const ROWS: usize = 12;
 
@@ -42,6 +44,8 @@ pub struct Findings {
     pub blocked: u64,
     /// Functions found for windows.
     pub windows: usize,
+    /// Bytes of stack that a handler has used, at most.
+    pub stack: u64,
     /// Whether the program was stopped before its end.
     pub cut: bool,
     /// Samples in the profile that was written; `None`: there is none.
@@ -60,6 +64,8 @@ pub struct Findings {
     places: HashMap<(Verdict, u64, u64), u64>,
     functions: BTreeMap<(Verdict, u64, String), u64>,
     details: Vec<String>,
+    /// Details by function.
+    shown: HashMap<String, usize>,
 }
 
 impl Findings {
@@ -90,7 +96,12 @@ impl Findings {
         }
         self.changed += u64::from(finding.changed.is_some());
         if (*verdict > Verdict::Marked || finding.changed.is_some()) && self.details.len() < SHOWN {
-            self.details.push(detail(&finding, tracee, modules));
+            let function = modules.function(tracee, finding.registers.rip);
+            let shown = self.shown.entry(function).or_default();
+            *shown += 1;
+            if *shown <= SHOWN_OF_EACH {
+                self.details.push(detail(&finding, tracee, modules));
+            }
         }
     }
 
@@ -156,6 +167,11 @@ impl Findings {
             share(self.wrong),
             self.short,
         );
+        let _ = writeln!(
+            text,
+            "the handler used {} bytes of stack at most",
+            self.stack
+        );
         text
     }
 
@@ -176,6 +192,7 @@ impl Findings {
                 json!({ "kind": kind, "mark": mark, "function": function, "samples": count });
             let _ = writeln!(text, "{line}");
         }
+        let _ = writeln!(text, "{}", json!({ "handler_stack_bytes": self.stack }));
         // In the order in which it is documented: `json!` would sort the keys.
         let _ = writeln!(
             text,

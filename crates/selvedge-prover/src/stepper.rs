@@ -420,6 +420,7 @@ impl Stepper {
         self.findings.samples += 1;
         let Outcome {
             recorded,
+            stack,
             changed,
             pending,
             ended,
@@ -437,6 +438,7 @@ impl Stepper {
                 thread.delivered = signal;
             }
         }
+        self.findings.stack = self.findings.stack.max(stack.unwrap_or(0));
         let mut truth = Vec::new();
         thread.shadow.frames(registers.rip, &mut truth);
         let recorded = recorded.unwrap_or_default();

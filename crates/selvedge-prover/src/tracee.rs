@@ -298,6 +298,24 @@ impl Tracee {
             .unwrap_or(&[])
     }
 
+    /// Writes memory. Returns whether all of it was written.
+    #[must_use]
+    pub fn write(self, address: u64, bytes: &[u8]) -> bool {
+        let local = libc::iovec {
+            iov_base: bytes.as_ptr().cast_mut().cast(),
+            iov_len: bytes.len(),
+        };
+        let remote = libc::iovec {
+            iov_base: address as *mut _,
+            iov_len: bytes.len(),
+        };
+        // SAFETY: the kernel reads `local`, which is `bytes`, and checks `remote`.
+        let written = unsafe {
+            libc::process_vm_writev(self.0, &raw const local, 1, &raw const remote, 1, 0)
+        };
+        usize::try_from(written) == Ok(bytes.len())
+    }
+
     /// Bytes of memory; `None` where not all of them can be read.
     #[must_use]
     pub fn bytes<const N: usize>(self, address: u64) -> Option<[u8; N]> {

@@ -151,6 +151,12 @@ fn panic_that_is_caught() {
     prove(&[], &[&build("rustc", "panics.rs", "panics", &["-O"])]);
 }
 
+#[test]
+fn threads_and_contexts() {
+    let program = build("cc", "threads.c", "threads", &["-O2", "-pthread"]);
+    prove(&["--visits", "2"], &[&program]);
+}
+
 /// Every instruction of these functions, each time, not once.
 #[test]
 fn windows_are_interrupted_always() {
