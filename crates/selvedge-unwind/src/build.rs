@@ -28,7 +28,17 @@ pub use error::Error;
 ///
 /// The bytes are no 64-bit little-endian ELF image ([`Error::is_not_elf`]), or it has no unwind information.
 pub fn table(elf: &[u8]) -> Result<Vec<u8>, Error> {
-    rows::of(elf).map(|joined| encode::table(&joined))
+    table_and_damage(elf).map(|(bytes, _)| bytes)
+}
+
+/// The same, and how many entries of unwind information could not be read: that code has no rules, and is walked without.
+///
+/// # Errors
+///
+/// As for [`table`].
+pub fn table_and_damage(elf: &[u8]) -> Result<(Vec<u8>, usize), Error> {
+    let joined = rows::of(elf)?;
+    Ok((encode::table(&joined), joined.unreadable))
 }
 
 /// Executable code of a process.

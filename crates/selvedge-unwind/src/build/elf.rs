@@ -31,7 +31,8 @@ pub(super) struct Image<'a> {
     pub(super) executable: Vec<Range<u64>>,
     pub(super) entry: u64,
     /// Functions that something names: symbols, constructors and destructors, `.init`, `.fini`.
-    pub(super) functions: Vec<u64>,
+    /// Address and length, 0 if that is not known.
+    pub(super) functions: Vec<(u64, u64)>,
     /// Functions that load another stack pointer, and say nothing of it.
     pub(super) swapcontext: Vec<u64>,
     /// Functions that name the outermost frame of what they make.

@@ -47,7 +47,9 @@ impl Rules {
 
 /// Writes a table.
 pub(super) fn table(joined: &Joined) -> Vec<u8> {
-    let Joined { base, rows, rules } = joined;
+    let Joined {
+        base, rows, rules, ..
+    } = joined;
     let (shift, index) = index(rows);
     let counts = [
         rows.len(),

@@ -10,12 +10,12 @@ use std::ops::Range;
 
 type Header = FileHeader64<LittleEndian>;
 
-/// All of them, unordered, with duplicates.
+/// All of them, unordered, with duplicates: address and length, 0 if that is not known.
 pub(super) fn of(
     header: &Header,
     segments: &[ProgramHeader64<LittleEndian>],
     data: &[u8],
-) -> Vec<u64> {
+) -> Vec<(u64, u64)> {
     let endian = LittleEndian;
     let mut functions = Vec::new();
     for segment in segments
@@ -26,7 +26,7 @@ pub(super) fn of(
             let named = entries
                 .iter()
                 .filter(|entry| [DT_INIT, DT_FINI].contains(&entry.d_tag(endian)));
-            functions.extend(named.map(|entry| entry.d_val(endian)));
+            functions.extend(named.map(|entry| (entry.d_val(endian), 0)));
         }
     }
     let Ok(sections) = header.sections(endian, data) else {
@@ -41,7 +41,7 @@ pub(super) fn of(
                 if let Ok(words) =
                     section.data_as_array::<object::U64<LittleEndian>, _>(endian, data)
                 {
-                    functions.extend(words.iter().map(|word| word.get(endian)));
+                    functions.extend(words.iter().map(|word| (word.get(endian), 0)));
                 }
             }
             _ => {}
@@ -50,7 +50,7 @@ pub(super) fn of(
             sections.section_name(endian, section),
             Ok(b".init" | b".fini")
         ) {
-            functions.push(section.sh_addr(endian));
+            functions.push((section.sh_addr(endian), 0));
         }
     }
     for section in sections.iter() {
@@ -64,7 +64,7 @@ pub(super) fn of(
                     let at = entry.r_offset(endian);
                     let fills = entry.r_type(endian, false) == R_X86_64_RELATIVE
                         && arrays.iter().any(|array| array.contains(&at));
-                    fills.then(|| entry.r_addend(endian) as u64)
+                    fills.then(|| (entry.r_addend(endian) as u64, 0))
                 }));
             }
             SHT_SYMTAB | SHT_DYNSYM => {
@@ -74,7 +74,10 @@ pub(super) fn of(
                     continue;
                 };
                 let functions_of = symbols.iter().filter(|symbol| symbol.st_type() == STT_FUNC);
-                functions.extend(functions_of.map(|symbol| symbol.st_value(endian)));
+                functions.extend(functions_of.map(|symbol| {
+                    let len = symbol.st_size(endian);
+                    (symbol.st_value(endian), len)
+                }));
             }
             _ => {}
         }
@@ -87,6 +90,6 @@ pub(super) fn of(
                 && *at - start < segment.p_memsz(endian)
         })
     };
-    functions.retain(|at| *at != 0 && loaded(at));
+    functions.retain(|(at, _)| *at != 0 && loaded(at));
     functions
 }

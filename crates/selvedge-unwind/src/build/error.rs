@@ -10,6 +10,7 @@ pub struct Error(Kind);
 enum Kind {
     NotElf(object::Error),
     NoUnwindInformation,
+    Damaged,
 }
 
 impl Error {
@@ -19,6 +20,10 @@ impl Error {
 
     pub(crate) fn no_unwind_information() -> Self {
         Self(Kind::NoUnwindInformation)
+    }
+
+    pub(crate) fn damaged() -> Self {
+        Self(Kind::Damaged)
     }
 
     /// The bytes are no 64-bit little-endian ELF image.
@@ -32,6 +37,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Kind::NotElf(_) => f.write_str("cannot read unwind information: not a 64-bit ELF image"),
+            Kind::Damaged => f.write_str("none of its unwind information can be read: it is damaged"),
             Kind::NoUnwindInformation => {
                 f.write_str("there is no unwind information (.eh_frame) in it: build it with -fasynchronous-unwind-tables")
             }
@@ -43,7 +49,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0 {
             Kind::NotElf(source) => Some(source),
-            Kind::NoUnwindInformation => None,
+            Kind::NoUnwindInformation | Kind::Damaged => None,
         }
     }
 }

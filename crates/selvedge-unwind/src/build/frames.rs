@@ -61,16 +61,18 @@ struct Head<'a> {
 impl<'a> Section<'a> {
     /// Calls `visit` with every entry that can be read, until one cannot be delimited.
     ///
-    /// `prepare` makes of each shared entry what `visit` gets with the entries that share it.
+    /// `prepare` makes of each shared entry what `visit` gets with the entries that share it. Returns how many entries
+    /// could not be read.
     pub(super) fn visit<T>(
         &self,
         prepare: impl Fn(&Common<'a>) -> T,
         mut visit: impl FnMut(&Common<'a>, &T, Entry<'a>),
-    ) {
+    ) -> usize {
         let mut commons: FxHashMap<u64, Option<Rc<(Common<'a>, T)>>> = FxHashMap::default();
         let mut last: Option<(u64, Rc<(Common<'a>, T)>)> = None;
+        let mut unreadable = 0;
         let Some(mut rest) = Cursor::new(self.bytes, 0) else {
-            return;
+            return unreadable;
         };
         while let Some(head) = self.next(&mut rest) {
             let Some(common_at) = self.common_of(&head) else {
@@ -81,15 +83,23 @@ impl<'a> Section<'a> {
                     self.common(common_at)
                         .map(|common| Rc::new((common, prepare(&common))))
                 });
-                let Some(common) = common else { continue };
+                let Some(common) = common else {
+                    unreadable += 1;
+                    continue;
+                };
                 last = Some((common_at, Rc::clone(common)));
             }
             if let Some((_, shared)) = &last
                 && let Some(entry) = self.entry(&shared.0, head.body)
             {
                 visit(&shared.0, &shared.1, entry);
+            } else {
+                unreadable += 1;
             }
         }
+        // The last one could not be delimited, unless that is how the section ends.
+        let ended = rest.is_empty() || self.form == Form::EhAndMore;
+        unreadable + usize::from(!ended)
     }
 
     /// The next entry.

@@ -337,15 +337,23 @@ impl<'a> Run<'_, 'a> {
     }
 }
 
-/// Interprets the instructions of an entry: calls `row` with the start of each row and its rule, ascending. Returns
-/// whether it saves the registers that pass an exception on, as functions that jump to landing pads do.
+/// What the instructions of an entry were.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    /// They save the registers that pass an exception on, as functions that jump to landing pads do.
+    pub(super) lands: bool,
+    /// Not all of them could be read.
+    pub(super) is_damaged: bool,
+}
+
+/// Interprets the instructions of an entry: calls `row` with the start of each row and its rule, ascending.
 pub(super) fn rows<'a>(
     section: &Section<'a>,
     common: &Common<'a>,
     initial: &State,
     entry: &Entry<'a>,
     mut row: impl FnMut(u64, &Rule),
-) -> bool {
+) -> Read {
     let mut state = *initial;
     let mut run = Run {
         section,
@@ -357,11 +365,19 @@ pub(super) fn rows<'a>(
     let mut at = entry.instructions;
     let mut start = entry.start;
     let mut lands = false;
+    let whole = |lands| Read {
+        lands,
+        is_damaged: false,
+    };
+    let damaged = |lands| Read {
+        lands,
+        is_damaged: true,
+    };
     while !at.is_empty() {
         let Some(advance) = run.execute(&mut at) else {
             // The row before this instruction does not hold behind it.
             row(start, &Rule::NONE);
-            return lands;
+            return damaged(lands);
         };
         let next = match advance {
             Advance::No => continue,
@@ -370,7 +386,7 @@ pub(super) fn rows<'a>(
         };
         if next < start {
             row(start, &Rule::NONE);
-            return lands;
+            return damaged(lands);
         }
         if next > start {
             lands |= run.state.exception_registers == (true, true);
@@ -378,10 +394,10 @@ pub(super) fn rows<'a>(
         }
         start = next;
         if start >= entry.end {
-            return lands;
+            return whole(lands);
         }
     }
     lands |= run.state.exception_registers == (true, true);
     row(start, &run.state.rule(common.signal));
-    lands
+    whole(lands)
 }

@@ -34,6 +34,8 @@ pub(super) struct Rows {
     corrections: Vec<(Range<u64>, u32)>,
     /// What is left of [`JUMPING_BYTES`].
     jumping: u64,
+    /// Entries that could not be read.
+    unreadable: usize,
 }
 
 /// The rows of a table: bytes from `base`, ascending, and numbers of rules.
@@ -42,6 +44,8 @@ pub(super) struct Joined {
     pub(super) base: u64,
     pub(super) rows: Vec<(u32, u32)>,
     pub(super) rules: Rules,
+    /// Entries that could not be read.
+    pub(super) unreadable: usize,
 }
 
 /// All rows of an image.
@@ -64,7 +68,11 @@ pub(super) fn of(elf: &[u8]) -> Result<Joined, Error> {
         rows.pieces.sort_by_key(|piece| piece.start);
     }
     if rows.pieces.is_empty() {
-        return Err(Error::no_unwind_information());
+        return Err(if rows.unreadable > 0 {
+            Error::damaged()
+        } else {
+            Error::no_unwind_information()
+        });
     }
     rows.correct_known_functions(&image);
     rows.add_known_code(&image);
@@ -83,7 +91,8 @@ impl Rows {
     /// Adds what a section says.
     fn collect(&mut self, section: &Section<'_>, image: &Image<'_>) {
         let prepare = |common: &_| Interpreted::initial(section, common);
-        section.visit(prepare, |common, initial, entry| {
+        let mut unreadable = 0;
+        let skipped = section.visit(prepare, |common, initial, entry| {
             let (start, end) = (entry.start, entry.end);
             // Linkers leave entries of functions that they discarded, at zero; damaged ones may be anywhere.
             let inside = |range: &Range<u64>| range.start <= start && end <= range.end;
@@ -95,13 +104,14 @@ impl Rows {
             }
             let first = self.rows.len();
             let Some(initial) = initial else {
+                unreadable += 1;
                 return self.add(start..end, first, |rows| rows.push(0, &Rule::NONE));
             };
-            let mut lands = false;
+            let (mut lands, mut is_damaged) = (false, false);
             let mut departs = None;
             let mut aligned = Vec::new();
             self.add(start..end, first, |rows| {
-                lands = instructions::rows(section, common, initial, &entry, |at, rule| {
+                let read = instructions::rows(section, common, initial, &entry, |at, rule| {
                     let ordinary = rule.saved[register::SP] == Saved::Cfa(0);
                     if !ordinary && !rule.signal && rule.cfa != Cfa::Root {
                         departs.get_or_insert(at);
@@ -111,7 +121,9 @@ impl Rows {
                     }
                     rows.push((at - start) as u32, rule);
                 });
+                (lands, is_damaged) = (read.lands, read.is_damaged);
             });
+            unreadable += usize::from(is_damaged);
             for (row, rule) in aligned {
                 let at = |row: usize| self.rows.get(row).map(|(at, _)| start + u64::from(*at));
                 let range = at(row).unwrap_or(end)..at(row + 1).unwrap_or(end);
@@ -134,6 +146,7 @@ impl Rows {
                 }
             }
         });
+        self.unreadable += unreadable + skipped;
     }
 
     /// Whether a function that jumps may be looked at; if not, it has no rules.
@@ -296,6 +309,7 @@ impl Rows {
             base,
             rows: joined.corrected(self.corrections),
             rules: self.rules,
+            unreadable: self.unreadable,
         }
     }
 }
@@ -376,18 +390,28 @@ fn put(rows: &mut Vec<(u32, u32)>, at: u32, rule: u32) {
     }
 }
 
-/// Those functions that lie in no piece. Nearly all do: so both are gone through in order, not searched.
-fn uncovered(functions: &[u64], pieces: &[Piece]) -> Vec<u64> {
+/// Those functions that lie in no piece, nor inside another function: hand-written code has names for places that nothing
+/// calls. Nearly all lie in a piece: so both are gone through in order, not searched.
+fn uncovered(functions: &[(u64, u64)], pieces: &[Piece]) -> Vec<u64> {
     let mut functions = functions.to_vec();
     functions.sort_unstable();
-    functions.dedup();
     let (mut next, mut end) = (pieces.iter().peekable(), 0);
-    functions.retain(|function| {
+    functions.retain(|(function, _)| {
         while let Some(piece) = next.next_if(|piece| piece.start <= *function) {
             end = piece.end;
         }
         *function >= end
     });
+    let (mut outer, mut outer_end) = (0, 0);
+    functions.retain(|&(at, len)| {
+        let is_inside = at > outer && at < outer_end;
+        if !is_inside && at + len.min(u64::MAX - at) > outer_end {
+            (outer, outer_end) = (at, at.saturating_add(len));
+        }
+        !is_inside
+    });
+    let mut functions: Vec<u64> = functions.into_iter().map(|(at, _)| at).collect();
+    functions.dedup();
     functions
 }
 

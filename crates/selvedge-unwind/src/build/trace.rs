@@ -6,6 +6,9 @@
 //! paths meet with different states, or an instruction moves the stack pointer in a way that cannot be followed, the
 //! state is unknown from there on, and such code has no rule.
 //!
+//! What a jump through a table leads to is not known: a place that other jumps lead to has a rule only if it has the state
+//! that the jump through the table has.
+//!
 //! **Bounds.** Every address changes its state at most twice, so the work is linear in the code; and after
 //! [`INSTRUCTIONS`] no more functions are begun.
 
@@ -231,6 +234,9 @@ pub(super) struct Tracer<'a, F> {
     work: Vec<(u64, State)>,
     /// Functions that were seen to be called.
     called: Vec<u64>,
+    /// Where jumps of the current function lead, and states at its jumps through tables.
+    targets: Vec<u64>,
+    tables: Vec<State>,
     info: InstructionInfoFactory,
 }
 
@@ -242,6 +248,8 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
             states: BTreeMap::new(),
             work: Vec::new(),
             called: Vec::new(),
+            targets: Vec::new(),
+            tables: Vec::new(),
             info: InstructionInfoFactory::new(),
         }
     }
@@ -269,6 +277,30 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
     }
 
     fn follow_function(&mut self) {
+        self.targets.clear();
+        self.tables.clear();
+        self.follow_work();
+        // A table may lead wherever another jump does.
+        let mut followed = None;
+        loop {
+            let mut found = std::mem::take(&mut self.tables).into_iter().chain(followed);
+            let Some(first) = found.next() else { break };
+            let state = if found.all(|other| other == first) {
+                first
+            } else {
+                State::Unknown
+            };
+            if followed == Some(state) {
+                break;
+            }
+            followed = Some(state);
+            self.work
+                .extend(self.targets.iter().map(|target| (*target, state)));
+            self.follow_work();
+        }
+    }
+
+    fn follow_work(&mut self) {
         if self.states.len() >= INSTRUCTIONS {
             self.work.clear();
         }
@@ -323,17 +355,25 @@ impl<'a, F: Fn(u64) -> bool> Tracer<'a, F> {
                 true
             }
             FlowControl::ConditionalBranch => {
+                self.targets.extend(target);
                 self.work.extend(target.map(|target| (target, after)));
                 true
             }
             FlowControl::UnconditionalBranch => {
+                self.targets.extend(target);
                 self.work.extend(target.map(|target| (target, after)));
                 false
             }
-            FlowControl::IndirectBranch
-            | FlowControl::Return
-            | FlowControl::Interrupt
-            | FlowControl::Exception => false,
+            FlowControl::IndirectBranch => {
+                // A tail call is one with nothing on the stack, not through a table of places.
+                let is_call = matches!(state, State::Frame(frame) if frame.depth == Some(8))
+                    && instruction.memory_index() == Register::None;
+                if !is_call && matches!(state, State::Frame(_)) {
+                    self.tables.push(state);
+                }
+                false
+            }
+            FlowControl::Return | FlowControl::Interrupt | FlowControl::Exception => false,
         };
         if next {
             self.work.push((instruction.next_ip(), after));
@@ -400,6 +440,16 @@ mod tests {
         // test %eax,%eax; je +1; push %rax; ret
         let rows = trace(&[0x85, 0xc0, 0x74, 0x01, 0x50, 0xc3]);
         assert_eq!(rows.last(), Some(&(5, Cfa::None, Saved::Same)));
+    }
+
+    #[test]
+    fn jump_through_a_table_may_lead_wherever_others_do() {
+        // test %eax,%eax; je +4; push %rbx; jmp *%rcx; nop; ret
+        let rows = trace(&[0x85, 0xc0, 0x74, 0x04, 0x53, 0xff, 0xe1, 0x90, 0xc3]);
+        assert_eq!(rows.last(), Some(&(8, Cfa::None, Saved::Same)));
+        // The same, with the stack as it was: perhaps a tail call.
+        let rows = trace(&[0x85, 0xc0, 0x74, 0x03, 0xff, 0xe1, 0x90, 0xc3]);
+        assert_eq!(rows.last(), Some(&(7, Cfa::Register(SP, 8), Saved::Same)));
     }
 
     #[test]
