@@ -47,7 +47,7 @@ pub(crate) struct Modules {
     modules: Vec<Module>,
     by_file: HashMap<((u64, u64), String), ModuleId>,
     requests: Sender<(ModuleId, Arc<Image>)>,
-    built: Receiver<(ModuleId, Result<Vec<u8>, String>)>,
+    built: Receiver<(ModuleId, Result<(Vec<u8>, usize), String>)>,
     /// Why tables are missing, for the profile's comments.
     pub(crate) problems: Vec<String>,
     /// The threads that build, as the kernel knows them.
@@ -70,7 +70,7 @@ impl Modules {
                     let next = orders.lock().unwrap_or_else(PoisonError::into_inner).recv();
                     let Ok((id, image)) = next else { return };
                     // Whoever waits for this table must get an answer, even if a file is found that the builder cannot bear.
-                    let build = || selvedge_unwind::build::table(image.bytes());
+                    let build = || selvedge_unwind::build::table_and_damage(image.bytes());
                     let table = match std::panic::catch_unwind(AssertUnwindSafe(build)) {
                         Ok(table) => table.map_err(|e| e.to_string()),
                         Err(_) => Err("building its unwind table failed".to_string()),
@@ -158,9 +158,20 @@ impl Modules {
         }
     }
 
-    fn settle(&mut self, id: ModuleId, result: Result<Vec<u8>, String>, arena: &mut Arena) {
+    fn settle(
+        &mut self,
+        id: ModuleId,
+        result: Result<(Vec<u8>, usize), String>,
+        arena: &mut Arena,
+    ) {
         let module = &mut self.modules[id.0];
-        let placed = result.and_then(|table| {
+        let placed = result.and_then(|(table, unreadable)| {
+            if unreadable > 0 {
+                self.problems.push(format!(
+                    "{}: {unreadable} entries of its unwind information are damaged: that code is walked without",
+                    module.name
+                ));
+            }
             arena
                 .put(&[&table])
                 .ok_or_else(|| "no room left for its unwind table".to_string())

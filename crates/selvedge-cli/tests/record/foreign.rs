@@ -362,3 +362,31 @@ fn program_with_address_sanitizer() {
         recording.stderr
     );
 }
+
+#[test]
+fn damaged_unwind_information_is_told() {
+    let workshop = Workshop::new();
+    let program = workshop.program(
+        "program",
+        "BURNER(hot) int main(void) { hot(0.3); return 0; }",
+    );
+    let frames = workshop.path("frames");
+    let objcopy = |option: String| {
+        let status = Command::new("objcopy").arg(option).arg(&program).status();
+        assert!(
+            status.is_ok_and(|status| status.success()),
+            "objcopy failed"
+        );
+    };
+    objcopy(format!("--dump-section=.eh_frame={}", frames.display()));
+    let mut bytes = fs::read(&frames).unwrap();
+    let half = bytes.len() / 2 / 4 * 4;
+    bytes[half..].fill(0x3f);
+    fs::write(&frames, bytes).unwrap();
+    objcopy(format!("--update-section=.eh_frame={}", frames.display()));
+    let recording = workshop.record().run([&program]).exits(0);
+    let comments = &recording.profile().comments;
+    let told = |comment: &&String| comment.contains("program: ") && comment.contains("damaged");
+    assert!(comments.iter().find(told).is_some(), "{comments:?}");
+    assert!(recording.stacks().through("hot").count() > 0);
+}
