@@ -17,6 +17,7 @@ mod frames;
 mod instructions;
 mod landing;
 mod names;
+mod ordinary;
 mod rows;
 mod trace;
 

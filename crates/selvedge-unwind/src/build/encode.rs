@@ -9,9 +9,15 @@ use rustc_hash::FxHashMap;
 /// Bytes of code per index entry, as a power of two, unless code is sparse.
 const SHIFT: u32 = 6;
 
+/// Places for rules that were met last: see [`Rules::number_of_short`].
+const RECENT: usize = 1 << 9;
+
 /// The distinct rules of a table.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rules {
+    /// Rules of 16 bytes and their numbers, each at a place that its bytes choose: most of a million rows have one of a
+    /// few dozen rules.
+    recent: Vec<(u128, u32)>,
     /// Numbers of rules of 16 bytes, by those bytes.
     numbers: FxHashMap<u128, u32>,
     long_numbers: FxHashMap<Rule, u32>,
@@ -19,17 +25,40 @@ pub(super) struct Rules {
     long_rules: Vec<Rule>,
 }
 
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            // No rule has these bytes: its kind would be 255.
+            recent: vec![(u128::MAX, 0); RECENT],
+            numbers: FxHashMap::default(),
+            long_numbers: FxHashMap::default(),
+            rules: Vec::new(),
+            long_rules: Vec::new(),
+        }
+    }
+}
+
 impl Rules {
+    #[inline]
+    pub(super) fn number_of_short(&mut self, rule: &Short) -> u32 {
+        let bytes = short_bytes(rule);
+        let key = u128::from_le_bytes(bytes);
+        let mixed =
+            (key as u64 ^ ((key >> 64) as u64).rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let place = &mut self.recent[(mixed >> 32) as usize % RECENT];
+        if place.0 != key {
+            let number = *self.numbers.entry(key).or_insert_with(|| {
+                self.rules.push(bytes);
+                (self.rules.len() - 1) as u32
+            });
+            *place = (key, number);
+        }
+        place.1
+    }
+
     pub(super) fn number(&mut self, rule: &Rule) -> u32 {
         if let Some(short) = short(rule) {
-            let bytes = short_bytes(&short);
-            return *self
-                .numbers
-                .entry(u128::from_le_bytes(bytes))
-                .or_insert_with(|| {
-                    self.rules.push(bytes);
-                    (self.rules.len() - 1) as u32
-                });
+            return self.number_of_short(&short);
         }
         *self.long_numbers.entry(*rule).or_insert_with(|| {
             let number = self.long_rules.len() as u32;
@@ -118,7 +147,7 @@ fn of_kind(kind: Kind) -> Short {
 }
 
 /// As a rule of 16 bytes, if it can be one.
-fn short(rule: &Rule) -> Option<Short> {
+pub(super) fn short(rule: &Rule) -> Option<Short> {
     let slots = || {
         let ordinary = Rule::with_return_address(rule.cfa).saved;
         if rule.signal

@@ -97,7 +97,7 @@ impl State {
         Some(state)
     }
 
-    fn rule(&self, signal: bool) -> Rule {
+    pub(super) fn rule(&self, signal: bool) -> Rule {
         if self.outermost {
             return Rule::ROOT;
         }

@@ -3,10 +3,11 @@
 use super::Error;
 use super::departure;
 use super::elf::{Code, Image};
-use super::encode::Rules;
+use super::encode::{self, Rules};
 use super::frames::Section;
 use super::instructions::{self, State as Interpreted};
 use super::landing;
+use super::ordinary;
 use super::trace::{State, Tracer};
 use crate::table::{Cfa, Rule, Saved, register};
 use std::ops::Range;
@@ -36,6 +37,7 @@ pub(super) struct Rows {
     jumping: u64,
     /// Entries that could not be read.
     unreadable: usize,
+    quick: bool,
 }
 
 /// The rows of a table: bytes from `base`, ascending, and numbers of rules.
@@ -50,9 +52,15 @@ pub(super) struct Joined {
 
 /// All rows of an image.
 pub(super) fn of(elf: &[u8]) -> Result<Joined, Error> {
+    with(elf, true)
+}
+
+/// The same, of which ordinary functions may go through the quick interpreter or not: that is for a test to tell.
+fn with(elf: &[u8], quick: bool) -> Result<Joined, Error> {
     let image = Image::parse(elf)?;
     let mut rows = Rows {
         jumping: JUMPING_BYTES,
+        quick,
         ..Rows::default()
     };
     if let Some(section) = image.eh_frame {
@@ -90,9 +98,13 @@ fn is_free(others: &[Piece], piece: &Piece) -> bool {
 impl Rows {
     /// Adds what a section says.
     fn collect(&mut self, section: &Section<'_>, image: &Image<'_>) {
-        let prepare = |common: &_| Interpreted::initial(section, common);
+        let prepare = |common: &_| {
+            let initial = Interpreted::initial(section, common);
+            let rule = initial.and_then(|initial| encode::short(&initial.rule(false)));
+            (initial, ordinary::State::initial(common, rule))
+        };
         let mut unreadable = 0;
-        let skipped = section.visit(prepare, |common, initial, entry| {
+        let skipped = section.visit(prepare, |common, (initial, ordinary), entry| {
             let (start, end) = (entry.start, entry.end);
             // Linkers leave entries of functions that they discarded, at zero; damaged ones may be anywhere.
             let inside = |range: &Range<u64>| range.start <= start && end <= range.end;
@@ -103,6 +115,16 @@ impl Rows {
                 return;
             }
             let first = self.rows.len();
+            if let Some(ordinary) = ordinary.as_ref().filter(|_| self.quick) {
+                let Self { rows, rules, .. } = self;
+                let done = ordinary::rows(ordinary, &entry, |at, rule| {
+                    rows.push((at, rules.number_of_short(rule)));
+                });
+                if done.is_some() {
+                    return self.add(start..end, first, |_| ());
+                }
+                self.rows.truncate(first);
+            }
             let Some(initial) = initial else {
                 unreadable += 1;
                 return self.add(start..end, first, |rows| rows.push(0, &Rule::NONE));
@@ -432,7 +454,11 @@ fn signal_returns(code: &Code<'_>, pieces: &[Piece]) -> Vec<(Range<u64>, Rule)> 
     for (end, next) in ends.chain([(last, last)]) {
         let gap = (at - code.svma) as usize..(end.min(last).max(at) - code.svma) as usize;
         let gap = code.bytes.get(gap).unwrap_or_default();
-        for finder in &finders {
+        // Most gaps are a few bytes of padding.
+        for finder in finders
+            .iter()
+            .filter(|finder| finder.needle().len() <= gap.len())
+        {
             found.extend(finder.find_iter(gap).map(|offset| {
                 let start = at + offset as u64;
                 (start..start + finder.needle().len() as u64, signal_return())
@@ -456,5 +482,44 @@ fn signal_return() -> Rule {
         signal: true,
         saved,
         overwritten: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn library(name: &str) -> Vec<u8> {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("maps of this process");
+        let line = maps.lines().find(|line| line.contains(name));
+        let path = line.and_then(|line| line.split_whitespace().next_back());
+        std::fs::read(path.expect("a library of this process")).expect("a file")
+    }
+
+    #[test]
+    fn quick_and_general_interpreters_agree() {
+        let own = std::fs::read("/proc/self/exe").expect("this program");
+        for image in [library("libc.so.6"), library("libgcc_s"), own] {
+            let [quick, general] =
+                [true, false].map(|quick| encode::table(&with(&image, quick).expect("rows")));
+            assert!(quick == general);
+        }
+        // What no compiler writes, too.
+        let (image, mut random) = (library("libgcc_s"), 1_u64);
+        for seed in 0..200 {
+            let mut image = image.clone();
+            for _ in 0..image.len() / 256 {
+                // Knuth's MMIX generator: its high bits are good.
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                let at = image.len() / 2 + (random >> 33) as usize % (image.len() / 2);
+                image[at] = (random >> 25) as u8;
+            }
+            let [quick, general] = [true, false].map(|quick| with(&image, quick).ok());
+            let [quick, general] =
+                [quick, general].map(|rows| rows.map(|rows| encode::table(&rows)));
+            assert!(quick == general, "seed {seed}");
+        }
     }
 }
