@@ -2,9 +2,9 @@
 //!
 //! # Memory
 //!
-//! A table takes 8 bytes a row, 16 a distinct rule, and at most 8 bytes a row for its index. Making it takes 16 bytes a row
-//! more, and 40 MB at most for code without unwind information; whatever the bytes, never more than 128 bytes per byte of
-//! the image beyond that.
+//! A table takes 2 bytes for every 256 of code, 2 or 3 a row, 2 to 4 more for every 256 bytes of code with rows, and 16 a
+//! distinct rule. Making it takes 8 bytes a row and 24 a function more, and 40 MB at most for code without unwind
+//! information; whatever the bytes, never more than 128 bytes per byte of the image beyond that.
 
 mod cursor;
 mod departure;
@@ -39,7 +39,8 @@ pub fn table(elf: &[u8]) -> Result<Vec<u8>, Error> {
 /// As for [`table`].
 pub fn table_and_damage(elf: &[u8]) -> Result<(Vec<u8>, usize), Error> {
     let joined = rows::of(elf)?;
-    Ok((encode::table(&joined), joined.unreadable))
+    let unreadable = joined.unreadable;
+    Ok((encode::table(joined, elf.len()), unreadable))
 }
 
 /// Executable code of a process.

@@ -2,12 +2,10 @@
 
 use super::rows::Joined;
 use crate::table::{
-    Cfa, HEADER_BYTES, Kind, LONG_RULE_BYTES, LOST, MAGIC, RULE_BYTES, Rule, Saved, Short, register,
+    BIG, BLOCK, Cfa, HEADER_BYTES, INLINE, Kind, LONG_RULE_BYTES, LOST, MAGIC, RULE_BYTES, Rule,
+    SMALL, SPAN, Saved, Short, register,
 };
 use rustc_hash::FxHashMap;
-
-/// Bytes of code per index entry, as a power of two, unless code is sparse.
-const SHIFT: u32 = 6;
 
 /// Places for rules that were met last: see [`Rules::number_of_short`].
 const RECENT: usize = 1 << 9;
@@ -56,6 +54,31 @@ impl Rules {
         place.1
     }
 
+    /// New numbers of rules, what most rows have first; and the rules by those. What cannot be numbered is as good as
+    /// `none`.
+    fn by_frequency(&self, rows: &[(u32, u32)], none: u32) -> (Vec<u16>, Vec<u32>) {
+        let mut uses = vec![0_u32; self.rules.len()];
+        for (_, rule) in rows {
+            uses[*rule as usize] += 1;
+        }
+        let mut order: Vec<u32> = (0..self.rules.len() as u32).collect();
+        order.sort_by_key(|rule| std::cmp::Reverse(uses[*rule as usize]));
+        // Its own number must be one that there is.
+        if let Some(at) = order.iter().position(|rule| *rule == none)
+            && at >= MOST_RULES
+        {
+            order.swap(at, MOST_RULES - 1);
+        }
+        order.truncate(MOST_RULES);
+        let mut numbers = vec![None; self.rules.len()];
+        for (number, rule) in order.iter().enumerate() {
+            numbers[*rule as usize] = Some(number as u16);
+        }
+        let none = numbers[none as usize].unwrap_or(0);
+        let numbers = numbers.into_iter().map(|number| number.unwrap_or(none));
+        (numbers.collect(), order)
+    }
+
     pub(super) fn number(&mut self, rule: &Rule) -> u32 {
         if let Some(short) = short(rule) {
             return self.number_of_short(&short);
@@ -74,65 +97,158 @@ impl Rules {
     }
 }
 
+/// Rules that a table can number.
+const MOST_RULES: usize = 1 << 16;
+
+/// Bytes of code that a table reaches, at most, per byte of its image: further apart than this is nothing that was built
+/// to be run.
+const REACH: u64 = 1024;
+
 /// Writes a table.
-pub(super) fn table(joined: &Joined) -> Vec<u8> {
+pub(super) fn table(mut joined: Joined, image_bytes: usize) -> Vec<u8> {
+    let none = joined.rules.number(&Rule::NONE);
     let Joined {
         base, rows, rules, ..
     } = joined;
-    let (shift, index) = index(rows);
-    let counts = [
-        rows.len(),
-        index.len(),
-        rules.rules.len(),
+    // What lies further from the base than this has no rule.
+    let reach = (image_bytes as u64 * REACH).min(u64::from(!(SPAN - 1))) as u32;
+    let (numbers, kept) = rules.by_frequency(&rows, none);
+    let number = |rule: u32| numbers[rule as usize];
+    let mut chunks = Chunks::new(number(none), rows.len());
+    for (at, rule) in &rows {
+        if *at >= reach {
+            chunks.push(reach, number(none));
+            break;
+        }
+        chunks.push(*at, number(*rule));
+    }
+    chunks.finish();
+    let Chunks {
+        blocks,
+        slots,
+        bytes: chunks,
+        rule: behind,
+        ..
+    } = chunks;
+    let header = [
+        slots.len(),
+        chunks.len(),
+        kept.len(),
         rules.long_rules.len(),
+        usize::from(behind),
     ];
     let len = HEADER_BYTES
-        + rows.len() * 8
-        + index.len() * 4
-        + rules.rules.len() * RULE_BYTES
-        + rules.long_rules.len() * LONG_RULE_BYTES;
+        + blocks.len() * 4
+        + slots.len() * 2
+        + kept.len() * RULE_BYTES
+        + rules.long_rules.len() * LONG_RULE_BYTES
+        + chunks.len();
     let mut bytes = Vec::with_capacity(len);
     bytes.extend_from_slice(&MAGIC.to_le_bytes());
-    for count in counts {
-        bytes.extend_from_slice(&(count as u32).to_le_bytes());
+    for field in header {
+        bytes.extend_from_slice(&(field as u32).to_le_bytes());
     }
-    bytes.extend_from_slice(&shift.to_le_bytes());
     bytes.extend_from_slice(&base.to_le_bytes());
-    for (start, rule) in rows {
-        bytes.extend_from_slice(&(u64::from(*start) | u64::from(*rule) << 32).to_le_bytes());
-    }
-    for row in &index {
-        bytes.extend_from_slice(&row.to_le_bytes());
-    }
-    for rule in &rules.rules {
-        bytes.extend_from_slice(rule);
+    bytes.extend(blocks.iter().flat_map(|block| block.to_le_bytes()));
+    bytes.extend(slots.iter().flat_map(|slot| slot.to_le_bytes()));
+    for rule in kept {
+        bytes.extend_from_slice(&rules.rules[rule as usize]);
     }
     for rule in &rules.long_rules {
         bytes.extend_from_slice(&long_bytes(rule));
     }
+    bytes.extend_from_slice(&chunks);
     bytes
 }
 
-/// The shift of the index, and the index: not more than a few entries per row, however far apart rows lie.
-fn index(rows: &[(u32, u32)]) -> (u32, Vec<u32>) {
-    let Some(&(end, _)) = rows.last() else {
-        return (SHIFT, Vec::new());
-    };
-    let mut shift = SHIFT;
-    while (end >> shift) as usize > rows.len().saturating_mul(2) + 64 {
-        shift += 1;
-    }
-    let mut row = 0;
-    let entries = (0..=end >> shift).map(|slot| {
-        while rows
-            .get(row + 1)
-            .is_some_and(|(start, _)| *start <= slot << shift)
-        {
-            row += 1;
+/// Slots and chunks, as rows come.
+#[derive(Debug)]
+struct Chunks {
+    blocks: Vec<u32>,
+    slots: Vec<u16>,
+    bytes: Vec<u8>,
+    /// The rule before the slot that is next.
+    before: u16,
+    /// Rows of that slot.
+    rows: Vec<(u8, u16)>,
+    /// The rule of the last row.
+    rule: u16,
+}
+
+impl Chunks {
+    fn new(rule: u16, rows: usize) -> Self {
+        Self {
+            blocks: Vec::new(),
+            slots: Vec::new(),
+            bytes: Vec::with_capacity(rows * 3),
+            before: rule,
+            rows: Vec::new(),
+            rule,
         }
-        row as u32
-    });
-    (shift, entries.collect())
+    }
+
+    /// Adds a row, behind all others.
+    #[inline]
+    fn push(&mut self, at: u32, rule: u16) {
+        if rule == self.rule {
+            return;
+        }
+        let slot = (at / SPAN) as usize;
+        if slot > self.slots.len() {
+            self.finish();
+            self.skip_to(slot);
+        }
+        self.rows.push((at as u8, rule));
+        self.rule = rule;
+    }
+
+    /// Writes the next slot.
+    fn finish(&mut self) {
+        if self.slots.len().is_multiple_of(BLOCK) {
+            self.blocks.push(self.bytes.len() as u32);
+        }
+        if self.rows.is_empty() && self.before <= u16::MAX - INLINE {
+            return self.slots.push(INLINE + self.before);
+        }
+        if self.rows.is_empty() {
+            // No slot can say this number: a row that changes nothing.
+            self.rows.push((0, self.before));
+        }
+        let block = self.blocks.last().copied().unwrap_or(0) as usize;
+        self.slots.push((self.bytes.len() - block) as u16);
+        let count = self.rows.len();
+        let numbers = self.rows.iter().map(|(_, number)| *number);
+        let narrow = count <= SMALL && numbers.chain([self.before]).all(|number| number < 256);
+        match count - 1 {
+            first if narrow => self.bytes.push(first as u8),
+            first if count <= SMALL => self.bytes.push((first + SMALL) as u8),
+            first => self.bytes.extend([BIG, first as u8]),
+        }
+        let [low, high] = self.before.to_le_bytes();
+        if narrow {
+            self.bytes.push(low);
+            let rows = self
+                .rows
+                .iter()
+                .map(|(start, number)| [*start, *number as u8]);
+            self.bytes.extend(rows.flatten());
+        } else {
+            self.bytes.extend([low, high]);
+            for (start, number) in &self.rows {
+                let [low, high] = number.to_le_bytes();
+                self.bytes.extend([*start, low, high]);
+            }
+        }
+        self.before = self.rule;
+        self.rows.clear();
+    }
+
+    /// Writes slots without rows.
+    fn skip_to(&mut self, slot: usize) {
+        while self.slots.len() < slot {
+            self.finish();
+        }
+    }
 }
 
 /// A rule that says only its kind.
@@ -242,6 +358,106 @@ fn short_bytes(rule: &Short) -> [u8; RULE_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::Table;
+
+    fn depth(depth: u32) -> Rule {
+        Rule::with_return_address(Cfa::Register(register::SP as u8, 8 * depth as i32))
+    }
+
+    /// A table at `base` whose rows are these, and its end.
+    fn encoded(base: u64, rows: &[(u32, Rule)], len: u64, image_bytes: usize) -> Vec<u8> {
+        let mut rules = Rules::default();
+        let mut all: Vec<_> = rows
+            .iter()
+            .map(|(at, rule)| (*at, rules.number(rule)))
+            .collect();
+        let end = u32::try_from(len).unwrap_or(u32::MAX);
+        all.push((end, rules.number(&Rule::UNKNOWN)));
+        let all = Joined {
+            base,
+            rows: all,
+            rules,
+            unreadable: 0,
+        };
+        table(all, image_bytes)
+    }
+
+    /// Compares every byte's rule, as an instruction and as a return address.
+    fn check(rows: &[(u32, Rule)], len: u32) {
+        const BASE: u64 = 0x1_2345_6789;
+        let bytes = encoded(BASE, rows, u64::from(len), 1 << 20);
+        let table = Table::view(&bytes).expect("a table");
+        let mut expected = Rule::NONE;
+        let mut rows = rows.iter().peekable();
+        for at in 0..len {
+            let before = expected;
+            if let Some((_, rule)) = rows.next_if(|(start, _)| *start == at) {
+                expected = *rule;
+            }
+            let svma = BASE + u64::from(at);
+            assert_eq!(table.rule(svma), Some(expected), "at {at}");
+            let called = if expected.signal { expected } else { before };
+            let found = table.rule_of_return(svma).map(|rule| table.rule_from(rule));
+            assert_eq!(found, Some(Some(called)), "behind {at}");
+        }
+        for at in [len, len + 1, len + 1000, u32::MAX] {
+            assert_eq!(table.rule(BASE + u64::from(at)), Some(Rule::UNKNOWN));
+        }
+        assert_eq!(table.rule(BASE - 1), None);
+        assert_eq!(table.rule(BASE + (1 << 32)), None);
+    }
+
+    #[test]
+    fn rows_of_every_density_are_found() {
+        // A row for each byte: more than fit into a small chunk.
+        let dense: Vec<_> = (0..1000).map(|at| (at, depth(1 + at % 7))).collect();
+        check(&dense, 1000);
+        // More rules than a byte can number, and code without rows.
+        let many: Vec<_> = (0..3000)
+            .map(|at| (at * 37, depth(1 + at % 2999)))
+            .collect();
+        check(&many, 3000 * 37);
+        // More than a slot can.
+        let most: Vec<_> = (0..40_000)
+            .map(|at| (at * 300 + at % 3, depth(1 + at)))
+            .collect();
+        check(&most, 40_000 * 300);
+        // Signal frames where slots begin, and elsewhere.
+        let signal = |at| Rule {
+            signal: at % 2 == 0,
+            cfa: Cfa::Stored(7, 160, 0),
+            ..depth(1)
+        };
+        let signals: Vec<_> = (0..100).map(|at| (at * 64, signal(at))).collect();
+        check(&signals, 6400);
+    }
+
+    #[test]
+    fn rules_that_cannot_be_numbered_are_none() {
+        let rows: Vec<_> = (0..70_000).map(|at| (at, depth(1 + at))).collect();
+        let bytes = encoded(0x1000, &rows, 70_000, 1 << 20);
+        let table = Table::view(&bytes).expect("a table");
+        let mut known = 0;
+        for (at, rule) in rows {
+            let found = table.rule(0x1000 + u64::from(at));
+            assert!(found == Some(rule) || found == Some(Rule::NONE));
+            known += usize::from(found == Some(rule));
+        }
+        assert!(known >= MOST_RULES - 2);
+    }
+
+    #[test]
+    fn code_that_is_too_far_has_no_rule() {
+        let rows = [(0, depth(1)), (0x10_0000, depth(2))];
+        let bytes = encoded(0x1000, &rows, 0x20_0000, 100);
+        let table = Table::view(&bytes).expect("a table");
+        assert_eq!(table.rule(0x1000), Some(depth(1)));
+        assert_eq!(table.rule(0x1000 + 100 * REACH - 1), Some(depth(1)));
+        for at in [100 * REACH, 0x10_0000, 0x20_0000] {
+            assert_eq!(table.rule(0x1000 + at), Some(Rule::NONE));
+        }
+        assert!(bytes.len() < 1000);
+    }
 
     #[test]
     fn long_rules_survive_encoding() {

@@ -75,12 +75,13 @@ fn measure(peer: &str, stacks: &[Stack], mut walk: impl FnMut(&Stack) -> usize) 
 
 /// Stacks of frames that are found by `rsp`, each at an address of its own.
 fn stacks(table: &Table<'_>) -> Vec<Stack> {
+    let starts: Vec<u64> = table.starts().collect();
     // A linear congruential generator modulo a power of two visits each row once (Knuth, TAOCP 3.2.1.2).
-    let rows = table.rows().next_power_of_two();
+    let rows = starts.len().next_power_of_two();
     let mut row = 12_345 % rows;
     let mut next = || loop {
         row = (row * 5 + 0x3_2a_d1) % rows;
-        let (Some(start), Some(end)) = (table.start(row), table.start(row + 1)) else {
+        let (Some(&start), Some(&end)) = (starts.get(row), starts.get(row + 1)) else {
             continue;
         };
         let rule = table.rule(start);
