@@ -7,7 +7,32 @@ use crate::table::{
 };
 use rustc_hash::FxHashMap;
 
-/// Places for rules that were met last: see [`Rules::number_of_short`].
+/// The bytes of a rule, as two words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Kind, register, whether it is of a signal frame, and the offset or number.
+    pub(super) first: u64,
+    pub(super) slots: u64,
+}
+
+impl Key {
+    pub(super) fn of(rule: &Short) -> Self {
+        let first = rule.kind as u64
+            | u64::from(rule.base) << 8
+            | u64::from(rule.signal) << 16
+            | u64::from(rule.number) << 32;
+        Self {
+            first,
+            slots: rule.slots,
+        }
+    }
+
+    fn bytes(self) -> [u8; RULE_BYTES] {
+        (u128::from(self.first) | u128::from(self.slots) << 64).to_le_bytes()
+    }
+}
+
+/// Places for rules that were met last: see [`Rules::number_of_key`].
 const RECENT: usize = 1 << 9;
 
 /// The distinct rules of a table.
@@ -15,9 +40,9 @@ const RECENT: usize = 1 << 9;
 pub(super) struct Rules {
     /// Rules of 16 bytes and their numbers, each at a place that its bytes choose: most of a million rows have one of a
     /// few dozen rules.
-    recent: Vec<(u128, u32)>,
+    recent: Box<[(Key, u32); RECENT]>,
     /// Numbers of rules of 16 bytes, by those bytes.
-    numbers: FxHashMap<u128, u32>,
+    numbers: FxHashMap<Key, u32>,
     long_numbers: FxHashMap<Rule, u32>,
     rules: Vec<[u8; RULE_BYTES]>,
     long_rules: Vec<Rule>,
@@ -25,9 +50,13 @@ pub(super) struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
+        // No rule has these bytes: its kind would be 255.
+        let nothing = Key {
+            first: u64::MAX,
+            slots: 0,
+        };
         Self {
-            // No rule has these bytes: its kind would be 255.
-            recent: vec![(u128::MAX, 0); RECENT],
+            recent: Box::new([(nothing, 0); RECENT]),
             numbers: FxHashMap::default(),
             long_numbers: FxHashMap::default(),
             rules: Vec::new(),
@@ -38,15 +67,12 @@ impl Default for Rules {
 
 impl Rules {
     #[inline]
-    pub(super) fn number_of_short(&mut self, rule: &Short) -> u32 {
-        let bytes = short_bytes(rule);
-        let key = u128::from_le_bytes(bytes);
-        let mixed =
-            (key as u64 ^ ((key >> 64) as u64).rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    pub(super) fn number_of_key(&mut self, key: Key) -> u32 {
+        let mixed = (key.first ^ key.slots.rotate_left(23)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let place = &mut self.recent[(mixed >> 32) as usize % RECENT];
         if place.0 != key {
             let number = *self.numbers.entry(key).or_insert_with(|| {
-                self.rules.push(bytes);
+                self.rules.push(key.bytes());
                 (self.rules.len() - 1) as u32
             });
             *place = (key, number);
@@ -81,7 +107,7 @@ impl Rules {
 
     pub(super) fn number(&mut self, rule: &Rule) -> u32 {
         if let Some(short) = short(rule) {
-            return self.number_of_short(&short);
+            return self.number_of_key(Key::of(&short));
         }
         *self.long_numbers.entry(*rule).or_insert_with(|| {
             let number = self.long_rules.len() as u32;
@@ -91,7 +117,7 @@ impl Rules {
                 signal: rule.signal,
                 ..of_kind(Kind::Long)
             };
-            self.rules.push(short_bytes(&short));
+            self.rules.push(Key::of(&short).bytes());
             (self.rules.len() - 1) as u32
         })
     }
@@ -331,30 +357,6 @@ fn long_bytes(rule: &Rule) -> [u8; LONG_RULE_BYTES] {
     bytes
 }
 
-/// As bytes.
-fn short_bytes(rule: &Short) -> [u8; RULE_BYTES] {
-    let [n0, n1, n2, n3] = rule.number.to_le_bytes();
-    let [s0, s1, s2, s3, s4, s5, ..] = rule.slots.to_le_bytes();
-    [
-        rule.kind as u8,
-        rule.base,
-        u8::from(rule.signal),
-        0,
-        n0,
-        n1,
-        n2,
-        n3,
-        s0,
-        s1,
-        s2,
-        s3,
-        s4,
-        s5,
-        0,
-        0,
-    ]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -495,7 +497,7 @@ mod tests {
         rule.saved[register::BP] = Saved::AtCfa(-16);
         rule.saved[register::BX] = Saved::Lost;
         let ordinary = short(&rule).expect("an ordinary rule");
-        assert_eq!(Short::decode(short_bytes(&ordinary)), Some(ordinary));
+        assert_eq!(Short::decode(Key::of(&ordinary).bytes()), Some(ordinary));
         assert_eq!(ordinary.slots.to_le_bytes(), [LOST, 2, 0, 0, 0, 0, 0, 0]);
         for unusual in [
             Saved::AtCfa(-12),

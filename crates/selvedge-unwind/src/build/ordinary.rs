@@ -5,18 +5,17 @@
 //! not. Whatever is not in the list here, the general one interprets from the function's start. Where both can, they must
 //! agree: `quick_and_general_interpreters_agree` in `rows.rs` fails if they do not.
 
+use super::encode::Key;
 use super::frames::{Common, Entry};
 use crate::table::{Kind, Short, register};
 
 /// States that may be remembered at a time: compilers need one.
 const REMEMBERED: usize = 4;
 
-/// What instructions have said up to some point: a rule of kind [`Kind::Register`].
+/// What instructions have said up to some point: a rule of kind [`Kind::Register`], as its bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
-    base: u8,
-    offset: u32,
-    slots: u64,
+    key: Key,
 }
 
 impl State {
@@ -24,26 +23,25 @@ impl State {
     pub(super) fn initial(common: &Common<'_>, rule: Option<Short>) -> Option<Self> {
         let rule = rule.filter(|rule| rule.kind == Kind::Register)?;
         // x86-64 has no other factors (ABI, section 3.7); then an offset counts words below the CFA.
-        (common.code_factor == 1 && common.data_factor == -8 && !common.signal).then_some(Self {
-            base: rule.base,
-            offset: rule.number,
-            slots: rule.slots,
+        let ordinary = common.code_factor == 1 && common.data_factor == -8 && !common.signal;
+        ordinary.then_some(Self {
+            key: Key::of(&rule),
         })
     }
 
-    fn rule(&self) -> Short {
-        Short {
-            kind: Kind::Register,
-            base: self.base,
-            signal: false,
-            number: self.offset,
-            slots: self.slots,
-        }
+    #[inline]
+    fn set_base(&mut self, base: u8) {
+        self.key.first = self.key.first & !0xff00 | u64::from(base) << 8;
+    }
+
+    #[inline]
+    fn set_offset(&mut self, offset: u32) {
+        self.key.first = self.key.first & 0xffff_ffff | u64::from(offset) << 32;
     }
 
     #[inline]
     fn set_slot(&mut self, shift: u32, words: u64) {
-        self.slots = self.slots & !(0xff << shift) | words << shift;
+        self.key.slots = self.key.slots & !(0xff << shift) | words << shift;
     }
 }
 
@@ -107,12 +105,12 @@ fn number<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*number)
 }
 
-/// Interprets the instructions of an entry: calls `row` with the start of each row, from that of the entry, and its rule,
-/// ascending. `None`: the function is not ordinary, and the rows so far are to be forgotten.
+/// Interprets the instructions of an entry: calls `row` with the start of each row, from that of the entry, and its rule's
+/// bytes, ascending. `None`: the function is not ordinary, and the rows so far are to be forgotten.
 pub(super) fn rows(
     initial: &State,
     entry: &Entry<'_>,
-    mut row: impl FnMut(u32, &Short),
+    mut row: impl FnMut(u32, Key),
 ) -> Option<()> {
     let mut state = *initial;
     let mut remembered = [*initial; REMEMBERED];
@@ -138,12 +136,12 @@ pub(super) fn rows(
             // DW_CFA_restore
             0xc0..=0xff => {
                 let shift = shift(low)?;
-                state.set_slot(shift, initial.slots >> shift & 0xff);
+                state.set_slot(shift, initial.key.slots >> shift & 0xff);
                 continue;
             }
             // DW_CFA_def_cfa_offset
             0x0e => {
-                state.offset = offset(unsigned(&mut bytes)?)?;
+                state.set_offset(offset(unsigned(&mut bytes)?)?);
                 continue;
             }
             // DW_CFA_advance_loc1, 2, 4
@@ -165,12 +163,12 @@ pub(super) fn rows(
             }
             // DW_CFA_def_cfa, def_cfa_register
             0x0c => {
-                state.base = base(unsigned(&mut bytes)?)?;
-                state.offset = offset(unsigned(&mut bytes)?)?;
+                state.set_base(base(unsigned(&mut bytes)?)?);
+                state.set_offset(offset(unsigned(&mut bytes)?)?);
                 continue;
             }
             0x0d => {
-                state.base = base(unsigned(&mut bytes)?)?;
+                state.set_base(base(unsigned(&mut bytes)?)?);
                 continue;
             }
             // DW_CFA_GNU_args_size: of no use to a walk.
@@ -182,14 +180,14 @@ pub(super) fn rows(
         };
         let next = start.checked_add(delta)?;
         if next > start {
-            row(start, &state.rule());
+            row(start, state.key);
         }
         start = next;
         if start >= len {
             return Some(());
         }
     }
-    row(start, &state.rule());
+    row(start, state.key);
     Some(())
 }
 
