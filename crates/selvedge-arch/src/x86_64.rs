@@ -147,6 +147,13 @@ impl SignalInfo {
         // SAFETY: as above; `si_value` is the eight bytes at offset 24 for `SI_TIMER` and `SI_QUEUE`.
         unsafe { self.words.wrapping_add(6).cast::<u64>().read() }
     }
+
+    /// The kernel's number of the timer, for `SI_TIMER`.
+    #[must_use]
+    pub fn timer(&self) -> i32 {
+        // SAFETY: as above; `si_tid` is the four bytes at offset 16 for `SI_TIMER`.
+        (unsafe { self.words.wrapping_add(4).read() }).cast_signed()
+    }
 }
 
 /// Numbers of system calls.

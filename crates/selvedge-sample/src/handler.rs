@@ -16,8 +16,14 @@
 //!    this is state 1; a signal is then of an engine that signals whole processes, and late. Once it is, it is state 3.
 //! 3. claimed and armed: the normal case.
 //! 4. being ended by its own thread: the signal is blocked there, so this state is never seen.
-//! 5. handed to another thread: the key says so (the thread id is compared, by a system call, never taken from the
-//!    signal alone), state 1.
+//! 5. handed to another thread: state 1. Who runs this is known in one of two ways, the first of which saves a system call:
+//!    - The signal is of the very timer that the record is armed with now. The kernel sends a timer's signal to that
+//!      timer's thread only, and gives its number to no other timer as long as the process lives (it counts on:
+//!      `posix_timer_add`, since Linux 3.10). Before a record is freed, `armed` falls and the timer is deleted: a signal
+//!      that was under way then finds the record free, being claimed, not yet armed, or armed with a timer of another
+//!      number. The record must be of this process, too: another's timers are counted anew. Children of `fork` and
+//!      `vfork` inherit neither timers nor signals under way.
+//!    - Otherwise the key is compared with this thread's id, which is asked for, never taken from the signal.
 //!
 //! **The session** may stop at any instruction: the handler then disarms its own timer and records nothing. The module
 //! map may be replaced at any instruction: `sequence` is odd while the handler may read the old one, and the reader
@@ -35,7 +41,7 @@ use crate::action::pass_on;
 use crate::record::{
     HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACKS, REGISTER_WORDS, register_words,
 };
-use crate::region::{Engine, Loss, Region, Thread, key, session};
+use crate::region::{Engine, Loss, Region, Thread, key, session, unkey};
 use crate::stack::Stack;
 use crate::system;
 use crate::target::{self, Base, Session};
@@ -48,12 +54,21 @@ use selvedge_unwind::{EXACT_PC, End, ModuleMap, Walked, walk_again};
 /// What a signal is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Purpose {
-    /// A sample of the thread with this record, or of whichever record it has.
-    Sample(Option<u32>),
+    /// A sample of the thread with the record that a timer names, or of whichever record it has.
+    Sample(Option<Hint>),
     /// The reader asks this thread to claim a record and arm itself.
     Arm,
     /// Not ours.
     Program,
+}
+
+/// What the signal of a timer says of itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hint {
+    /// Index of the thread record that the timer was made for.
+    index: u32,
+    /// The kernel's number of the timer.
+    timer: i32,
 }
 
 /// Codes of `siginfo_t` (include/uapi/asm-generic/siginfo.h).
@@ -67,12 +82,13 @@ pub(crate) mod code {
 
 pub(crate) fn purpose(session: Session, info: SignalInfo) -> Purpose {
     let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
-    if mailbox::request().is_some() {
-        return Purpose::Sample(target::open_cookie(session.region, info.value()));
-    }
     match (info.code(), engine) {
         (code::SI_TIMER, _) => match target::open_cookie(session.region, info.value()) {
-            Some(index) => Purpose::Sample(Some(index)),
+            Some(index) => Purpose::Sample(Some(Hint {
+                index,
+                timer: info.timer(),
+            })),
+            None if mailbox::request().is_some() => Purpose::Sample(None),
             None => Purpose::Program,
         },
         (code::SI_QUEUE, _)
@@ -82,6 +98,7 @@ pub(crate) fn purpose(session: Session, info: SignalInfo) -> Purpose {
         }
         (code::SI_KERNEL, Some(Engine::Itimer)) => Purpose::Sample(None),
         (sent, Some(Engine::Perf)) if code::POLL.contains(&sent) => Purpose::Sample(None),
+        _ if mailbox::request().is_some() => Purpose::Sample(None),
         _ => Purpose::Program,
     }
 }
@@ -127,20 +144,33 @@ fn base_of(tid: u32) -> Base {
     }
 }
 
-fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
+/// The record that the signal's timer is armed for, and the id of its thread, which is this one: see state 5 above.
+fn owner_of_timer(session: Session, hint: Hint) -> Option<(u32, u32)> {
+    let thread = session.region.thread(hint.index)?;
+    // Acquire: pairs with the end of the claim, where the key is set, and with that of arming.
+    let (process, tid) = unkey(thread.key.load(Ordering::Acquire))?;
+    let is_armed = thread.armed.load(Ordering::Acquire) == 1
+        && thread.timer.load(Ordering::Relaxed) == hint.timer;
+    (process == session.process_index && is_armed).then_some((hint.index, tid))
+}
+
+fn sample(session: Session, hint: Option<Hint>, interrupted: Interrupted) {
     let Session {
         region,
         process_index,
         ..
     } = session;
-    let tid = system::gettid();
-    let wanted = key(process_index, tid);
-    let hinted = hint.filter(|&at| {
-        region
-            .thread(at)
-            .is_some_and(|t| t.key.load(Ordering::Acquire) == wanted)
-    });
-    let found = hinted.or_else(|| target::find_thread(region, process_index, tid));
+    // Another prover than ours may have taken the signal of another thread's timer for a model.
+    let hinted = hint
+        .and_then(|hint| owner_of_timer(session, hint))
+        .filter(|&(_, tid)| mailbox::request().is_none() || tid == system::gettid());
+    let (found, tid) = match hinted {
+        Some((index, tid)) => (Some(index), tid),
+        None => {
+            let tid = system::gettid();
+            (target::find_thread(region, process_index, tid), tid)
+        }
+    };
     let recording = region.header.state.load(Ordering::Relaxed) == session::RECORDING;
     let (index, thread) = match found.and_then(|index| Some((index, region.thread(index)?))) {
         Some(found) => found,
@@ -150,9 +180,8 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
             // would account for the whole thread again.
             let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
             // A prover's signal comes from nowhere too.
-            let outside = hint.is_none()
-                && recording
-                && (engine == Some(Engine::Itimer) || mailbox::request().is_some());
+            let from_nowhere = hint.is_none() && engine == Some(Engine::Itimer);
+            let outside = recording && (from_nowhere || mailbox::request().is_some());
             let claimed = if outside {
                 target::start_thread(session, tid, base_of(tid))
             } else {
@@ -178,14 +207,19 @@ fn sample(session: Session, hint: Option<u32>, interrupted: Interrupted) {
         disarm_process(session);
         return lose(session, Loss::Late, 0);
     }
-    // Relaxed add, then a full fence: the reader that replaced the map and sees an even number afterwards knows that a
+    // Relaxed, then a full fence: the reader that replaced the map and sees an even number afterwards knows that a
     // later entry reads the new map (see `Thread::sequence`).
-    thread.sequence.fetch_add(1, Ordering::Relaxed);
+    let sequence = thread.sequence.load(Ordering::Relaxed);
+    thread
+        .sequence
+        .store(sequence.wrapping_add(1), Ordering::Relaxed);
     fence(Ordering::SeqCst);
     record(session, index, tid, thread, interrupted);
     compiler_fence(Ordering::SeqCst);
     // Release: all reads of the map are done.
-    thread.sequence.fetch_add(1, Ordering::Release);
+    thread
+        .sequence
+        .store(sequence.wrapping_add(2), Ordering::Release);
 }
 
 /// The session is over: `ITIMER_PROF` is disarmed too, where it is ours.
@@ -212,7 +246,11 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
     let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
     let elapsed = now.saturating_sub(thread.accounted.load(Ordering::Relaxed));
     thread.accounted.store(now, Ordering::Relaxed);
-    if thread.samples.fetch_add(1, Ordering::Relaxed) == 0 {
+    let samples = thread.samples.load(Ordering::Relaxed);
+    thread
+        .samples
+        .store(samples.wrapping_add(1), Ordering::Relaxed);
+    if samples == 0 {
         // A short thread may have ended before the reader can ask for its name.
         target::write_name(session, index, tid);
     }
@@ -223,7 +261,9 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
     let blocked =
         weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip, elapsed);
     let parts = weight::split(elapsed, expected, blocked);
-    process.blocked.fetch_add(parts.blocked, Ordering::Relaxed);
+    if parts.blocked != 0 {
+        process.blocked.fetch_add(parts.blocked, Ordering::Relaxed);
+    }
 
     let Some(mut place) = ring::reserve(region, index, HEADER_WORDS + MAX_FRAMES) else {
         region.ring_doorbell();

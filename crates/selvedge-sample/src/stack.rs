@@ -82,6 +82,8 @@ impl<'a> Stack<'a> {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn read_window(&mut self, address: u64) -> Option<u64> {
         // Saturating: what is below the window is at an offset beyond any length.
         let end = |start: u64| address.wrapping_sub(start).saturating_add(8);
@@ -120,6 +122,7 @@ impl Memory for Stack<'_> {
         };
     }
 
+    #[inline]
     fn read(&mut self, address: u64) -> Option<u64> {
         if !address.is_multiple_of(8) {
             return None;

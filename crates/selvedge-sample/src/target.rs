@@ -456,7 +456,9 @@ pub(crate) fn write_name(session: Session, index: u32, tid: u32) {
 
 /// Carries out the reader's orders about threads of this process.
 pub fn obey(session: Session) {
-    if session.process.orders.swap(0, Ordering::AcqRel) == 0 {
+    // Relaxed: seen late, orders are carried out by the handler after this one.
+    let orders = &session.process.orders;
+    if orders.load(Ordering::Relaxed) == 0 || orders.swap(0, Ordering::AcqRel) == 0 {
         return;
     }
     let threads = session.region.used_threads();
