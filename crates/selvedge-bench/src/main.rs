@@ -5,6 +5,7 @@
 mod burn;
 mod empty_handler;
 mod figure;
+mod handled;
 mod peer;
 mod profiler;
 mod suite;
@@ -48,9 +49,12 @@ struct Cli {
     /// The `selvedge` to measure [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     selvedge: Option<PathBuf>,
-    /// Build the peer that is a library (pprof-rs), which downloads it
+    /// Build the peers that are libraries (pprof-rs, framehop), which downloads them
     #[arg(long)]
     peers: bool,
+    /// The library whose table the suite `walk` makes [default: librustc_driver of the `rustc` on PATH]
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,6 +65,9 @@ enum Command {
     /// The same, interrupted by signals whose handler does nothing
     #[command(hide = true)]
     Interrupted(empty_handler::Interrupted),
+    /// What a sample costs
+    #[command(hide = true)]
+    Handled(handled::Handled),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +78,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         Some(Command::Interrupted(interrupted)) => interrupted.run().map_err(Into::into),
+        Some(Command::Handled(handled)) => handled.run().map_err(Into::into),
         None if cli.list => {
             list();
             Ok(())
@@ -106,28 +114,40 @@ fn measure(cli: &Cli) -> Result<(), Box<dyn std::error::Error>> {
         .selvedge
         .clone()
         .unwrap_or_else(|| folder.join("selvedge"));
-    if !selvedge.is_file() {
+    let suites = if cli.suites.is_empty() {
+        Suite::ALL.to_vec()
+    } else {
+        cli.suites.clone()
+    };
+    if !selvedge.is_file() && suites.iter().any(|suite| suite.needs_command()) {
         let path = selvedge.display();
         return Err(format!("there is no {path} to measure: run `cargo build --release --bins -p selvedge-cli`, or name another with --selvedge").into());
     }
     let mut figures = Figures::new(cli.json);
     // Beside the folders of the build: `target/peers`.
-    let peers = peer::find(&folder.with_file_name("peers"), cli.peers, &figures)?;
+    let folder = folder.with_file_name("peers");
+    let peers = if suites.iter().any(|suite| suite.needs_command()) {
+        peer::find(&folder, cli.peers, &figures)?
+    } else {
+        Vec::new()
+    };
+    let walkers = if suites.contains(&Suite::Walk) {
+        peer::walkers(&folder, cli.peers, &figures)?
+    } else {
+        None
+    };
     let scratch = std::env::temp_dir().join(format!("selvedge-bench-{}", std::process::id()));
     std::fs::create_dir_all(&scratch)?;
     let settings = Settings {
         selvedge,
         burner: own,
         peers,
+        walkers,
+        library: cli.library.clone(),
         runs: cli.runs.max(1),
         seconds: cli.seconds,
         threads: cli.threads.max(1),
         scratch: scratch.clone(),
-    };
-    let suites = if cli.suites.is_empty() {
-        Suite::ALL.to_vec()
-    } else {
-        cli.suites.clone()
     };
     figures.machine();
     let measured = suites

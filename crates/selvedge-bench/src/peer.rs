@@ -20,7 +20,7 @@ pub(crate) fn find(folder: &Path, build: bool, figures: &Figures) -> io::Result<
     let mut peers = Vec::new();
     let mut missing = Vec::new();
     if build {
-        build_pprof_rs(folder)?;
+        compile("pprof-rs", folder, "")?;
     }
     let program = folder.join("release/pprof-rs-burn");
     if program.is_file() {
@@ -52,9 +52,34 @@ pub(crate) fn find(folder: &Path, build: bool, figures: &Figures) -> io::Result<
     Ok(peers)
 }
 
-fn build_pprof_rs(folder: &Path) -> io::Result<()> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/pprof-rs/Cargo.toml");
-    let status = Command::new("cargo")
+/// The program that walks by selvedge and by framehop, libgcc, libunwind and frame pointers, if it is built.
+pub(crate) fn walkers(
+    folder: &Path,
+    build: bool,
+    figures: &Figures,
+) -> io::Result<Option<PathBuf>> {
+    // Other flags than for the other peer: in one folder, each would build it all anew.
+    let folder = folder.join("walkers");
+    if build {
+        compile("walkers", &folder, "-Cforce-frame-pointers=yes")?;
+    }
+    let program = folder.join("release/walkers");
+    if program.is_file() {
+        return Ok(Some(program));
+    }
+    figures.note("frames not measured: --peers builds the program that walks them");
+    Ok(None)
+}
+
+/// Builds a package of `peers` into `folder`.
+fn compile(package: &str, folder: &Path, flags: &str) -> io::Result<()> {
+    let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
+    let manifest = peers.join(package).join("Cargo.toml");
+    let mut cargo = Command::new("cargo");
+    if !flags.is_empty() {
+        cargo.env("RUSTFLAGS", flags);
+    }
+    let status = cargo
         .args(["build", "--quiet", "--release", "--locked"])
         .arg("--manifest-path")
         .arg(&manifest)
@@ -65,7 +90,7 @@ fn build_pprof_rs(folder: &Path) -> io::Result<()> {
         Ok(())
     } else {
         Err(io::Error::other(format!(
-            "building the pprof-rs burner ({}) ended with {status}: run without --peers to measure without it",
+            "building {} ended with {status}: run without --peers to measure without it",
             manifest.display()
         )))
     }

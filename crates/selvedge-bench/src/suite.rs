@@ -2,6 +2,7 @@
 
 mod overhead;
 mod startup;
+mod walk;
 mod weight;
 
 use crate::figure::Figures;
@@ -18,6 +19,8 @@ pub(crate) enum Suite {
     Weight,
     /// How long starting a program takes
     Startup,
+    /// What walking a stack costs: a frame, a sample, a table
+    Walk,
 }
 
 /// What suites need.
@@ -26,6 +29,10 @@ pub(crate) struct Settings {
     pub(crate) selvedge: PathBuf,
     pub(crate) burner: PathBuf,
     pub(crate) peers: Vec<Profiler>,
+    /// The program that walks by selvedge and its peers, if it is built.
+    pub(crate) walkers: Option<PathBuf>,
+    /// The library to make a table of, if not that of the compiler.
+    pub(crate) library: Option<PathBuf>,
     pub(crate) runs: usize,
     pub(crate) seconds: f64,
     pub(crate) threads: usize,
@@ -44,7 +51,12 @@ impl Settings {
 
 impl Suite {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Overhead, Self::Weight, Self::Startup];
+    pub(crate) const ALL: [Self; 4] = [Self::Overhead, Self::Weight, Self::Startup, Self::Walk];
+
+    /// Whether it runs `selvedge`.
+    pub(crate) fn needs_command(self) -> bool {
+        self != Self::Walk
+    }
 
     /// Runs the suite.
     pub(crate) fn run(self, settings: &Settings, figures: &mut Figures) -> std::io::Result<()> {
@@ -52,6 +64,7 @@ impl Suite {
             Self::Overhead => overhead::run(settings, figures),
             Self::Weight => weight::run(settings, figures),
             Self::Startup => startup::run(settings, figures),
+            Self::Walk => walk::run(settings, figures),
         }
     }
 }

@@ -1,13 +1,12 @@
 //! The stack of one function that calls itself, walked again and again.
 
-use crate::{peers, say};
+use crate::{own_clock, peers, say};
 use peers::Framehop;
 use selvedge_arch::Registers;
 use selvedge_unwind::build::{MapEntry, MapKind, map, table};
 use selvedge_unwind::{Memo, Memory, ModuleMap, walk, walk_again};
 use std::arch::asm;
 use std::hint::black_box;
-use std::time::Instant;
 
 /// Walks per run.
 const WALKS: u32 = 20_000;
@@ -15,16 +14,16 @@ const WALKS: u32 = 20_000;
 const SLOW_WALKS: u32 = 500;
 
 pub struct Walkers {
-    map: Vec<u8>,
-    arena: Vec<u8>,
-    memo: Box<Memo>,
-    framehop: Framehop,
+    pub map: Vec<u8>,
+    pub arena: Vec<u8>,
+    pub memo: Box<Memo>,
+    pub framehop: Framehop,
 }
 
 /// This thread's stack, above the walker's frame.
-struct Stack {
-    low: u64,
-    high: u64,
+pub struct Stack {
+    pub low: u64,
+    pub high: u64,
 }
 
 impl Memory for Stack {
@@ -43,7 +42,10 @@ fn mappings() -> Vec<(u64, u64, u64, String, bool)> {
     text.lines()
         .map(|line| {
             let mut words = line.split_ascii_whitespace();
-            let (start, end) = words.next().and_then(|w| w.split_once('-')).expect("a range");
+            let (start, end) = words
+                .next()
+                .and_then(|w| w.split_once('-'))
+                .expect("a range");
             let executable = words.next().is_some_and(|access| access.contains('x'));
             let offset = hex(words.next().expect("an offset"));
             let name = words.nth(2).unwrap_or_default().to_owned();
@@ -52,8 +54,15 @@ fn mappings() -> Vec<(u64, u64, u64, String, bool)> {
         .collect()
 }
 
+/// The end of this thread's stack.
+pub fn end_of_stack() -> u64 {
+    let sp = registers().sp;
+    let stack = mappings().into_iter().find(|m| (m.0..m.1).contains(&sp));
+    stack.expect("a stack").1
+}
+
 #[inline(always)]
-fn registers() -> Registers {
+pub fn registers() -> Registers {
     let (ip, sp, bp, bx, r12, r13, r14, r15): (u64, u64, u64, u64, u64, u64, u64, u64);
     // SAFETY: reads registers.
     unsafe {
@@ -62,7 +71,16 @@ fn registers() -> Registers {
         asm!("mov {0}, r12", "mov {1}, r13", "mov {2}, r14", "mov {3}, r15",
             out(reg) r12, out(reg) r13, out(reg) r14, out(reg) r15);
     }
-    Registers { ip, sp, bp, bx, r12, r13, r14, r15 }
+    Registers {
+        ip,
+        sp,
+        bp,
+        bx,
+        r12,
+        r13,
+        r14,
+        r15,
+    }
 }
 
 impl Walkers {
@@ -81,7 +99,11 @@ impl Walkers {
             framehop.add(&image, bias, start..end);
             let table = table(&image).expect("a table");
             let at = arena.len() as u64;
-            let kind = MapKind::Table { offset: at, len: table.len() as u64, bias };
+            let kind = MapKind::Table {
+                offset: at,
+                len: table.len() as u64,
+                bias,
+            };
             arena.extend(table);
             entries.push(MapEntry { start, end, kind });
         }
@@ -102,10 +124,16 @@ impl Walkers {
         let mut frames = [0_u64; 256];
         let registers = registers();
         let (ip, sp, bp) = (registers.ip, registers.sp, registers.bp);
-        let stack = mappings().into_iter().find(|m| (m.0..m.1).contains(&sp));
-        let (_, high, ..) = stack.expect("a stack");
-        let mut memory = Stack { low: sp, high };
-        let Self { map, arena, memo, framehop } = self;
+        let mut memory = Stack {
+            low: sp,
+            high: end_of_stack(),
+        };
+        let Self {
+            map,
+            arena,
+            memo,
+            framehop,
+        } = self;
         let map = ModuleMap::view(map, arena).expect("a map");
         measure("warm_ns_per_frame", "selvedge", WALKS, || {
             walk_again(&map, registers, &mut memory, &mut frames, memo).frames
@@ -119,9 +147,13 @@ impl Walkers {
         measure("warm_ns_per_frame", "frame-pointers", WALKS, || {
             peers::frame_pointers(bp, &mut frames)
         });
-        measure("warm_ns_per_frame", "libgcc", SLOW_WALKS, || peers::libgcc(&mut frames));
+        measure("warm_ns_per_frame", "libgcc", SLOW_WALKS, || {
+            peers::libgcc(&mut frames)
+        });
         if let Some(libunwind) = peers::libunwind() {
-            measure("warm_ns_per_frame", "libunwind", WALKS, || libunwind(&mut frames));
+            measure("warm_ns_per_frame", "libunwind", WALKS, || {
+                libunwind(&mut frames)
+            });
         }
         sp
     }
@@ -144,12 +176,15 @@ fn bias(image: &[u8], start: u64, offset: u64) -> Option<u64> {
 
 fn measure(name: &str, peer: &str, walks: u32, mut walk: impl FnMut() -> usize) {
     walk();
-    let start = Instant::now();
+    let start = own_clock();
     let mut frames = 0;
     for _ in 0..walks {
         frames += black_box(walk());
     }
-    let took = start.elapsed().as_nanos() as f64;
-    assert!(frames >= 50 * walks as usize, "{peer} found {frames} frames in {walks} walks of 50");
+    let took = (own_clock() - start) as f64;
+    assert!(
+        frames >= 50 * walks as usize,
+        "{peer} found {frames} frames in {walks} walks of 50"
+    );
     say(name, peer, took / frames as f64);
 }

@@ -1,14 +1,13 @@
-//! A large library: how long its table takes, and walks over distinct addresses of it.
+//! A large library: walks over distinct addresses of it.
 
 use crate::peers::Framehop;
-use crate::say;
+use crate::{own_clock, say};
 use selvedge_arch::Registers;
 use selvedge_unwind::build::{MapEntry, MapKind, map, table};
 use selvedge_unwind::table::{Cfa, Table, register};
 use selvedge_unwind::{Memory, ModuleMap, walk};
 use std::fs::File;
 use std::path::Path;
-use std::time::Instant;
 
 const STACKS: usize = 2_000;
 const FRAMES: usize = 50;
@@ -45,32 +44,48 @@ impl Large {
     }
 
     pub fn run(&mut self) {
-        let start = Instant::now();
         let bytes = table(&self.image).expect("a table");
-        say("table_build_ms", "selvedge", start.elapsed().as_secs_f64() * 1e3);
-        say("table_bytes", "selvedge", bytes.len() as f64);
         let stacks = stacks(&Table::view(&bytes).expect("a table"));
-        let kind = MapKind::Table { offset: 0, len: bytes.len() as u64, bias: BIAS };
-        let map = map(&[MapEntry { start: BIAS, end: BIAS + (1 << 32), kind }], 1);
+        let kind = MapKind::Table {
+            offset: 0,
+            len: bytes.len() as u64,
+            bias: BIAS,
+        };
+        let map = map(
+            &[MapEntry {
+                start: BIAS,
+                end: BIAS + (1 << 32),
+                kind,
+            }],
+            1,
+        );
         let map = ModuleMap::view(&map, &bytes).expect("a map");
         let mut frames = [0; 64];
         measure("selvedge", &stacks, |mut stack| {
-            let registers = Registers { ip: stack.ip, sp: STACK, ..Registers::default() };
+            let registers = Registers {
+                ip: stack.ip,
+                sp: STACK,
+                ..Registers::default()
+            };
             walk(&map, registers, &mut stack, &mut frames).frames
         });
         measure("framehop", &stacks, |mut stack| {
             let registers = (stack.ip, STACK, 0);
-            self.framehop.walk(registers, |at| stack.read(at), &mut frames)
+            self.framehop
+                .walk(registers, |at| stack.read(at), &mut frames)
         });
     }
 }
 
 fn measure(peer: &str, stacks: &[Stack], mut walk: impl FnMut(&Stack) -> usize) {
-    let start = Instant::now();
+    let start = own_clock();
     let frames: usize = stacks.iter().map(&mut walk).sum();
-    let took = start.elapsed().as_nanos() as f64;
-    say("cold_frames_found", peer, frames as f64 / (STACKS * FRAMES) as f64);
-    say("cold_ns_per_frame", peer, took / frames as f64);
+    let took = (own_clock() - start) as f64;
+    assert!(
+        frames > STACKS * FRAMES / 10 * 9,
+        "{peer} found {frames} frames"
+    );
+    say("memory_cold_ns_per_frame", peer, took / frames as f64);
 }
 
 /// Stacks of frames that are found by `rsp`, each at an address of its own.

@@ -1,9 +1,13 @@
-//! Walks the same stacks by selvedge-unwind and by its peers. Prints a line for each figure of each run: name, peer, value.
+//! Walks the same stacks by selvedge-unwind and by its peers, once. Prints a line for each figure: name, peer, value.
 //!
 //! - *warm*: the stack of 50 calls of one function, again and again
 //! - *changed*: the same, and nothing is kept from one walk to the next
-//! - *cold*: stacks of 50 frames at distinct addresses of a large library, each walked once
+//! - *cold*: the stack of 50 different functions, by walkers whose caches are empty; memory is warm
+//! - *memory cold*: stacks of 50 frames at distinct addresses of a large library, each walked once
+//!
+//! The suite `walk` of `selvedge-bench` builds it (with frame pointers, which are one of the peers) and runs it.
 
+mod cold;
 mod deep;
 mod library;
 mod peers;
@@ -11,21 +15,24 @@ mod peers;
 use std::path::PathBuf;
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let runs = arguments.next().and_then(|runs| runs.parse().ok());
-    let Some(runs) = runs else {
-        eprintln!("walkers: usage: walkers RUNS [LIBRARY]");
-        std::process::exit(2);
-    };
-    let library = arguments.next().map(PathBuf::from);
-    let mut deep = deep::Walkers::new();
-    let mut large = library.as_deref().map(library::Large::new);
-    for _ in 0..runs {
-        deep.run(50);
-        if let Some(large) = &mut large {
-            large.run();
-        }
+    let library = std::env::args_os().nth(1).map(PathBuf::from);
+    let mut walkers = deep::Walkers::new();
+    walkers.run(50);
+    cold::run(&mut walkers);
+    if let Some(library) = library {
+        library::Large::new(&library).run();
     }
+}
+
+/// Nanoseconds of this thread's CPU time: what other programs take meanwhile does not count.
+fn own_clock() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes to a local.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Prints a figure.

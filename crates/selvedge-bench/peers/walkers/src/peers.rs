@@ -48,6 +48,11 @@ impl Framehop {
             .add_module(Module::new(String::new(), range, bias + base, info));
     }
 
+    /// Makes its cache anew.
+    pub fn forget(&mut self) {
+        self.cache = CacheX86_64::new_in();
+    }
+
     pub fn walk(
         &mut self,
         (ip, sp, bp): (u64, u64, u64),
@@ -113,6 +118,21 @@ pub fn libunwind() -> Option<impl Fn(&mut [u64]) -> usize> {
         // SAFETY: room for as many as it is told.
         unsafe { backtrace(frames.as_mut_ptr(), frames.len() as c_int) as usize }
     })
+}
+
+/// Empties the cache that libunwind's threads share.
+pub fn forget_of_libunwind() {
+    type Flush = unsafe extern "C" fn(*mut c_void, u64, u64);
+    // SAFETY: as above; the variable holds the address space that the function takes; 0 to 0 is all of it.
+    unsafe {
+        let library = libc::dlopen(c"libunwind.so.8".as_ptr(), libc::RTLD_NOW);
+        let space = libc::dlsym(library, c"_ULx86_64_local_addr_space".as_ptr());
+        let flush = libc::dlsym(library, c"_Ux86_64_flush_cache".as_ptr());
+        let flush = std::mem::transmute::<*mut c_void, Option<Flush>>(flush);
+        if let (Some(flush), false) = (flush, space.is_null()) {
+            flush(*space.cast::<*mut c_void>(), 0, 0);
+        }
+    }
 }
 
 /// Frame pointers, believed blindly: what a walk costs that is nothing but its loads.
