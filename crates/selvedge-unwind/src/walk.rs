@@ -28,7 +28,7 @@ pub const TRUNCATED: u64 = End::Limit as u64;
 /// Frames of the outermost part that is kept of a stack that does not fit, where there is room for eight times as many.
 const OUTERMOST: usize = 64;
 /// Frames walked at most. A stack with more keeps its leaf part only.
-pub const MAX_WALKED: usize = 16 * 1024;
+pub const MAX_WALKED: usize = 8 * 1024;
 
 /// What the walk reads of the stack.
 pub trait Memory {

@@ -80,6 +80,7 @@ pub fn registers() -> Registers {
         r13,
         r14,
         r15,
+        ..Registers::default()
     }
 }
 
