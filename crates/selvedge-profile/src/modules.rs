@@ -33,6 +33,9 @@ pub(crate) enum Table {
     Missing,
 }
 
+/// A table with the number of entries of unwind information that could not be read for it, or why there is none.
+type Built = Result<(Vec<u8>, usize), String>;
+
 /// A file.
 #[derive(Debug)]
 pub(crate) struct Module {
@@ -47,7 +50,7 @@ pub(crate) struct Modules {
     modules: Vec<Module>,
     by_file: HashMap<((u64, u64), String), ModuleId>,
     requests: Sender<(ModuleId, Arc<Image>)>,
-    built: Receiver<(ModuleId, Result<(Vec<u8>, usize), String>)>,
+    built: Receiver<(ModuleId, Built)>,
     /// Why tables are missing, for the profile's comments.
     pub(crate) problems: Vec<String>,
     /// The threads that build, as the kernel knows them.
@@ -158,12 +161,7 @@ impl Modules {
         }
     }
 
-    fn settle(
-        &mut self,
-        id: ModuleId,
-        result: Result<(Vec<u8>, usize), String>,
-        arena: &mut Arena,
-    ) {
+    fn settle(&mut self, id: ModuleId, result: Built, arena: &mut Arena) {
         let module = &mut self.modules[id.0];
         let placed = result.and_then(|(table, unreadable)| {
             if unreadable > 0 {
