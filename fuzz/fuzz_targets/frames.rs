@@ -14,9 +14,21 @@ const FRAMES: u64 = 0x10_0000;
 fn image(code: &[u8], frames: &[u8], symbols: &[u8]) -> Vec<u8> {
     let names = b"\0.text\0.eh_frame\0.symtab\0.strtab\0swapcontext\0makecontext\0";
     let mut file = Vec::new();
-    let half = |file: &mut Vec<u8>, words: &[u16]| words.iter().for_each(|word| file.extend(word.to_le_bytes()));
-    let word = |file: &mut Vec<u8>, words: &[u32]| words.iter().for_each(|word| file.extend(word.to_le_bytes()));
-    let long = |file: &mut Vec<u8>, words: &[u64]| words.iter().for_each(|word| file.extend(word.to_le_bytes()));
+    let half = |file: &mut Vec<u8>, words: &[u16]| {
+        words
+            .iter()
+            .for_each(|word| file.extend(word.to_le_bytes()))
+    };
+    let word = |file: &mut Vec<u8>, words: &[u32]| {
+        words
+            .iter()
+            .for_each(|word| file.extend(word.to_le_bytes()))
+    };
+    let long = |file: &mut Vec<u8>, words: &[u64]| {
+        words
+            .iter()
+            .for_each(|word| file.extend(word.to_le_bytes()))
+    };
     let symbol_bytes = symbols.len() / 4 * 24;
     let (code_at, len) = (120, |bytes: &[u8]| bytes.len() as u64);
     let frames_at = code_at + len(code);
@@ -30,7 +42,10 @@ fn image(code: &[u8], frames: &[u8], symbols: &[u8]) -> Vec<u8> {
     word(&mut file, &[0]);
     half(&mut file, &[64, 56, 1, 64, 5, 4]);
     word(&mut file, &[1, 5]);
-    long(&mut file, &[code_at, TEXT, TEXT, len(code), len(code), 4096]);
+    long(
+        &mut file,
+        &[code_at, TEXT, TEXT, len(code), len(code), 4096],
+    );
     file.extend(code);
     file.extend(frames);
     for bytes in symbols.as_chunks::<4>().0 {
@@ -38,10 +53,23 @@ fn image(code: &[u8], frames: &[u8], symbols: &[u8]) -> Vec<u8> {
         word(&mut file, &[u32::from(name) % names.len() as u32]);
         file.extend([kind, 0]);
         half(&mut file, &[1]);
-        long(&mut file, &[TEXT + u64::from(u16::from_le_bytes([low, high])), u64::from(kind)]);
+        long(
+            &mut file,
+            &[
+                TEXT + u64::from(u16::from_le_bytes([low, high])),
+                u64::from(kind),
+            ],
+        );
     }
     file.extend(names);
-    let mut section = |name: u32, kind: u32, flags: u64, address: u64, at: u64, len: u64, link: u32, entry: u64| {
+    let mut section = |name: u32,
+                       kind: u32,
+                       flags: u64,
+                       address: u64,
+                       at: u64,
+                       len: u64,
+                       link: u32,
+                       entry: u64| {
         word(&mut file, &[name, kind]);
         long(&mut file, &[flags, address, at, len]);
         word(&mut file, &[link, 0]);

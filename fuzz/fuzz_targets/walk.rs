@@ -2,7 +2,6 @@
 //! of what is found, a hostile one no more than that.
 #![no_main]
 
-use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use selvedge_arch::Registers;
 use selvedge_unwind::build::{MapEntry, MapKind, map};
@@ -13,19 +12,10 @@ const STACK: u64 = 0x7000_0000;
 const CODE: u64 = 0x1000;
 const CODE_END: u64 = 0x9000;
 
-#[derive(Arbitrary, Debug)]
-struct Input<'a> {
-    table: &'a [u8],
-    counts: [u8; 4],
-    shift: u8,
-    map: Option<&'a [u8]>,
-    registers: [u16; 6],
-    scratch: [u8; 9],
-    stack: Vec<u8>,
-    changed: [(u8, u8); 4],
-    memo: &'a [u8],
-    room: u16,
-}
+/// A table (its bytes behind the header, its counts, its shift), and a map instead of a well-formed one.
+type Code<'a> = (&'a [u8], [u8; 4], u8, Option<&'a [u8]>);
+/// Registers, memory, places and values that change in it, a hostile memo, and how many frames there is room for.
+type State<'a> = ([u16; 6], [u8; 9], Vec<u8>, [(u8, u8); 4], &'a [u8], u16);
 
 /// A word of memory is made of one byte: nearly all are addresses of code or stack.
 struct Stack<'a> {
@@ -58,8 +48,10 @@ impl Memory for Stack<'_> {
     }
 }
 
-fuzz_target!(|input: Input<'_>| {
-    let Input { table, counts, shift, map: raw_map, registers, scratch, mut stack, changed, memo, room } = input;
+fuzz_target!(|input: (Code<'_>, State<'_>)| {
+    let (code, state) = input;
+    let (table, counts, shift, raw_map) = code;
+    let (registers, scratch, mut stack, changed, memo, room) = state;
     let mut arena = Vec::new();
     arena.extend(MAGIC.to_le_bytes());
     for count in counts {
@@ -68,13 +60,27 @@ fuzz_target!(|input: Input<'_>| {
     arena.extend(u32::from(shift % 34).to_le_bytes());
     arena.extend(0_u64.to_le_bytes());
     arena.extend(table);
-    let kind = MapKind::Table { offset: 0, len: arena.len() as u64, bias: CODE };
+    let kind = MapKind::Table {
+        offset: 0,
+        len: arena.len() as u64,
+        bias: CODE,
+    };
     let entries = [
-        MapEntry { start: CODE, end: CODE + 0x4000, kind },
-        MapEntry { start: CODE + 0x5000, end: CODE_END, kind: MapKind::NoCfi },
+        MapEntry {
+            start: CODE,
+            end: CODE + 0x4000,
+            kind,
+        },
+        MapEntry {
+            start: CODE + 0x5000,
+            end: CODE_END,
+            kind: MapKind::NoCfi,
+        },
     ];
     let made = map(&entries, 1);
-    let Some(view) = ModuleMap::view(raw_map.unwrap_or(&made), &arena) else { return };
+    let Some(view) = ModuleMap::view(raw_map.unwrap_or(&made), &arena) else {
+        return;
+    };
     let [ip, sp, bp, bx, r12, r13] = registers;
     let at = |word: u16| STACK + u64::from(word) / 8 * 8;
     let registers = Registers {
@@ -91,13 +97,22 @@ fuzz_target!(|input: Input<'_>| {
     let mut kept = Box::<Memo>::default();
     let mut check = |stack: &[u8]| {
         let (mut frames, mut again) = (vec![0; room], vec![0; room]);
-        let mut memory = Stack { bytes: stack, reads: 0 };
+        let mut memory = Stack {
+            bytes: stack,
+            reads: 0,
+        };
         let walked = walk(&view, registers, &mut memory, &mut frames);
         assert!(walked.frames <= room);
         assert!(memory.reads < 64 * MAX_WALKED, "{} reads", memory.reads);
-        let mut memory = Stack { bytes: stack, reads: 0 };
+        let mut memory = Stack {
+            bytes: stack,
+            reads: 0,
+        };
         let same = walk_again(&view, registers, &mut memory, &mut again, &mut kept);
-        assert_eq!((walked, &frames[..walked.frames]), (same, &again[..same.frames]));
+        assert_eq!(
+            (walked, &frames[..walked.frames]),
+            (same, &again[..same.frames])
+        );
     };
     check(&stack);
     check(&stack);
@@ -114,7 +129,10 @@ fuzz_target!(|input: Input<'_>| {
     // SAFETY: `len` is no more than either has.
     unsafe { std::ptr::copy_nonoverlapping(memo.as_ptr(), bytes, len) };
     let mut frames = vec![0; room];
-    let mut memory = Stack { bytes: &stack, reads: 0 };
+    let mut memory = Stack {
+        bytes: &stack,
+        reads: 0,
+    };
     let walked = walk_again(&view, registers, &mut memory, &mut frames, &mut hostile);
     assert!(walked.frames <= room);
 });
