@@ -75,6 +75,18 @@ impl Interrupted {
         unsafe { self.words.wrapping_add(Self::R8 + register).read() }
     }
 
+    /// The instruction pointer.
+    #[must_use]
+    pub fn ip(&self) -> u64 {
+        self.word(16)
+    }
+
+    /// The stack pointer.
+    #[must_use]
+    pub fn sp(&self) -> u64 {
+        self.word(15)
+    }
+
     /// The registers that a walk starts from.
     #[must_use]
     pub fn registers(&self) -> Registers {

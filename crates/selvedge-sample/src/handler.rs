@@ -48,7 +48,7 @@ use crate::target::{self, Base, Session};
 use crate::{mailbox, ring, weight};
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{Ordering, compiler_fence, fence};
-use selvedge_arch::{Interrupted, Registers, SignalInfo};
+use selvedge_arch::{Interrupted, SignalInfo};
 use selvedge_unwind::{EXACT_PC, End, ModuleMap, Walked, walk_again};
 
 /// What a signal is for.
@@ -242,7 +242,7 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
         process,
     } = session;
     let key = key(process_index, tid);
-    let registers = interrupted.registers();
+    let ip = interrupted.ip();
     let now = system::clock(system::OWN_THREAD_CLOCK).unwrap_or(0);
     let elapsed = now.saturating_sub(thread.accounted.load(Ordering::Relaxed));
     thread.accounted.store(now, Ordering::Relaxed);
@@ -258,8 +258,7 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
         region.header.period.load(Ordering::Relaxed),
         region.header.tick.load(Ordering::Relaxed),
     );
-    let blocked =
-        weight::is_late(elapsed, expected) && was_blocked(&interrupted, registers.ip, elapsed);
+    let blocked = weight::is_late(elapsed, expected) && was_blocked(&interrupted, ip, elapsed);
     let parts = weight::split(elapsed, expected, blocked);
     if parts.blocked != 0 {
         process.blocked.fetch_add(parts.blocked, Ordering::Relaxed);
@@ -273,10 +272,10 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
     let Some((header, frames)) = place.words().split_at_mut_checked(HEADER_WORDS) else {
         return lose(session, Loss::RingFull, parts.sample);
     };
-    let mut walked = walk_now(session, index, thread, registers, frames);
+    let mut walked = walk_now(session, index, thread, interrupted, frames);
     if let Some(request) = mailbox::request() {
         if is_unknown(walked.end) && request.wait_for_reader(region, process) {
-            walked = walk_now(session, index, thread, registers, frames);
+            walked = walk_now(session, index, thread, interrupted, frames);
         }
         request.answer(frames.get(..walked.frames).unwrap_or_default(), walked.end);
     }
@@ -290,7 +289,7 @@ fn record(session: Session, index: u32, tid: u32, thread: &Thread, interrupted: 
             && process.raw_budget.fetch_sub(1, Ordering::Relaxed) > 0
             && RAW_STACKS
                 .iter()
-                .any(|&bytes| record_raw(region, index, key, &registers, parts, bytes))
+                .any(|&bytes| record_raw(region, index, key, &interrupted, parts, bytes))
         {
             return region.ring_doorbell();
         }
@@ -314,11 +313,12 @@ fn is_unknown(end: End) -> bool {
 }
 
 /// Walks by the module map of this moment.
+#[inline(never)]
 fn walk_now(
     session: Session,
     index: u32,
     thread: &Thread,
-    registers: Registers,
+    interrupted: Interrupted,
     frames: &mut [u64],
 ) -> Walked {
     let Session {
@@ -326,15 +326,15 @@ fn walk_now(
     } = session;
     // Acquire: pairs with the reader's Release; the map is complete.
     let map = current_map(region, process.map.load(Ordering::Acquire));
-    let mut stack = Stack::of(thread, registers.sp);
+    let mut stack = Stack::of(thread, interrupted.sp());
     match (&map, region.memos.get(index as usize)) {
         (Some(map), Some(memo)) => {
             // SAFETY: the memo belongs to the handler of the thread that has this record, and that is never interrupted.
             // Any bytes are a memo.
             let memo = unsafe { &mut *memo.as_ptr() };
-            walk_again(map, registers, &mut stack, frames, memo)
+            walk_again(map, interrupted.registers(), &mut stack, frames, memo)
         }
-        _ => leaf_only(registers, frames),
+        _ => leaf_only(interrupted.ip(), frames),
     }
 }
 
@@ -354,14 +354,14 @@ fn end_if_abandoned(region: &Region) {
 }
 
 /// What is known of a stack before there is any module map.
-fn leaf_only(registers: Registers, frames: &mut [u64]) -> Walked {
+fn leaf_only(ip: u64, frames: &mut [u64]) -> Walked {
     let Some(leaf) = frames.first_mut() else {
         return Walked {
             frames: 0,
             end: End::NoModule,
         };
     };
-    *leaf = registers.ip | EXACT_PC;
+    *leaf = ip | EXACT_PC;
     Walked {
         frames: 1,
         end: End::NoModule,
@@ -376,11 +376,14 @@ fn fill(header: &mut [u64], head: Head, key: u64, parts: weight::Split) {
 }
 
 /// Records the registers and a copy of the stack. Returns whether there was room.
+///
+/// It reads the registers again: keeping them beside the walk's would cost the handler's stack.
+#[inline(never)]
 fn record_raw(
     region: &Region,
     index: u32,
     key: u64,
-    registers: &Registers,
+    interrupted: &Interrupted,
     parts: weight::Split,
     bytes: usize,
 ) -> bool {
@@ -395,8 +398,9 @@ fn record_raw(
     let Some((saved, stack)) = rest.split_at_mut_checked(REGISTER_WORDS) else {
         return false;
     };
+    let registers = interrupted.registers();
     if let Some(words) = saved.first_chunk_mut() {
-        *words = register_words(registers);
+        *words = register_words(&registers);
     }
     // `process_vm_readv` copies up to the first page that is not there: the top of a stack ends the copy, not the process.
     // SAFETY: `stack` is ours until it is published.

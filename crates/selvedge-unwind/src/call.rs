@@ -11,6 +11,7 @@ pub(crate) struct Call {
 
 /// Whether the last of these bytes end a call: a direct one (`e8` and four bytes), or one through a register or memory
 /// (`ff /2`, of two to seven bytes; prefixes come before and do not matter).
+#[inline(always)]
 pub(crate) fn before_return(bytes: [u8; 8]) -> Call {
     let [_, b1, b2, b3, b4, b5, b6, b7] = bytes;
     let indirect = |opcode: u8, modrm: u8, sib: u8, len: u32| {

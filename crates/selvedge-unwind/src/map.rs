@@ -91,8 +91,14 @@ impl<'a> ModuleMap<'a> {
         Some(words)
     }
 
-    /// The module at an address. `None` where no known code is.
-    pub(crate) fn find(&self, address: u64) -> Option<Module<'a>> {
+    /// Whether an address is in known code.
+    #[inline(never)]
+    pub(crate) fn holds(&self, address: u64) -> bool {
+        self.entry_at(address).is_some()
+    }
+
+    /// The entry of an address.
+    fn entry_at(&self, address: u64) -> Option<[u64; 5]> {
         // The first entry that ends behind the address.
         let (mut low, mut high) = (0, self.entries.len() / ENTRY_BYTES);
         while low < high {
@@ -104,10 +110,15 @@ impl<'a> ModuleMap<'a> {
                 high = middle;
             }
         }
-        let [start, end, bias, offset, length] = self.entry(low)?;
-        if address < start {
-            return None;
-        }
+        self.entry(low).filter(|[start, ..]| address >= *start)
+    }
+
+    /// The module at an address. `None` where no known code is.
+    ///
+    /// Not inlined: it is rarely called, and its callers' stack is scarce.
+    #[inline(never)]
+    pub(crate) fn find(&self, address: u64) -> Option<Module<'a>> {
+        let [start, end, bias, offset, length] = self.entry_at(address)?;
         let bytes = || {
             let from = self.arena.get(usize::try_from(offset).ok()?..)?;
             from.get(..usize::try_from(length).ok()?)

@@ -51,6 +51,7 @@ const CHUNK_BYTES: usize = 2 + SPAN as usize + 2 * (SPAN as usize + 1);
 pub const INLINE: u16 = ((BLOCK - 1) * CHUNK_BYTES + 1) as u16;
 const _: () = assert!((BLOCK - 1) * CHUNK_BYTES < 0xffff);
 /// First byte of a chunk whose N does not fit into it.
+#[cfg(feature = "build")]
 pub(crate) const BIG: u8 = 255;
 /// Rows of a chunk, at most, whose N is in its first byte.
 pub(crate) const SMALL: usize = 127;

@@ -233,7 +233,7 @@ impl<'a, M: Memory> Walk<'a, M> {
                 return over(written, end);
             }
         }
-        self.run_on(frames, module)
+        self.run_on(frames, &mut module)
     }
 
     /// The frame that the walk is at, in its module. An error is the end: that of the leaf has a frame all the same.
@@ -253,7 +253,7 @@ impl<'a, M: Memory> Walk<'a, M> {
 
     /// Goes on where there is no more room: the last part of `frames` becomes a ring of the outermost frames.
     #[inline(never)]
-    fn run_on(&mut self, frames: &mut [u64], mut module: Module<'a>) -> Ran {
+    fn run_on(&mut self, frames: &mut [u64], module: &mut Module<'a>) -> Ran {
         if frames.is_empty() {
             return Ran {
                 frames: 0,
@@ -269,7 +269,7 @@ impl<'a, M: Memory> Walk<'a, M> {
             if walked >= MAX_WALKED {
                 break End::Limit;
             }
-            let Ok(frame) = self.frame(&mut module, true) else {
+            let Ok(frame) = self.frame(module, true) else {
                 break End::BadReturn;
             };
             walked = walked.wrapping_add(1);
@@ -284,7 +284,7 @@ impl<'a, M: Memory> Walk<'a, M> {
                     next = 0;
                 }
             }
-            if let Err(end) = self.step(&module) {
+            if let Err(end) = self.step(module) {
                 break end;
             }
         };
@@ -314,7 +314,7 @@ impl<'a, M: Memory> Walk<'a, M> {
     }
 
     /// Goes to the caller.
-    #[inline]
+    #[inline(always)]
     fn step(&mut self, module: &Module<'_>) -> Result<(), End> {
         let Some(table) = &module.table else {
             return self.step_by_frame_pointer(module);
@@ -587,7 +587,7 @@ impl<'a, M: Memory> Walk<'a, M> {
     /// Whether a word may be the address behind a call in known code.
     fn is_behind_call(&mut self, word: u64) -> bool {
         // If it cannot be told, it may be.
-        self.map.find(word.wrapping_sub(1)).is_some()
+        self.map.holds(word.wrapping_sub(1))
             && self
                 .call_before(word)
                 .is_none_or(|call| call.indirect || call.direct.is_some())
@@ -595,7 +595,7 @@ impl<'a, M: Memory> Walk<'a, M> {
 
     /// Whether a return address is behind a call that may have led to the current instruction.
     fn called_here(&mut self, ip: u64, module: &Module<'_>) -> bool {
-        if self.map.find(ip.wrapping_sub(1)).is_none() {
+        if !self.map.holds(ip.wrapping_sub(1)) {
             return false;
         }
         let Some(call) = self.call_before(ip) else {
@@ -610,6 +610,7 @@ impl<'a, M: Memory> Walk<'a, M> {
     }
 
     /// The call before an address, by the eight bytes before it. `None` where they cannot be read.
+    #[inline(never)]
     fn call_before(&mut self, ip: u64) -> Option<call::Call> {
         let from = ip.wrapping_sub(8);
         // From two aligned words.
