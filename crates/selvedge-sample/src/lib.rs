@@ -15,6 +15,7 @@
 //! - [`handler`] the signal handler
 //! - [`action`] the signal's action: ours, and the program's own beside it
 //! - [`mailbox`] shows a prover what the handler has recorded
+//! - [`note`] says of a program's file that the program joins recordings by itself
 //! - [`stack`] reading the interrupted stack without ever faulting
 //! - [`weight`] how much CPU time a sample stands for
 //! - [`system`] the system calls of this crate, typed
@@ -28,6 +29,7 @@ extern crate std;
 pub mod action;
 pub mod handler;
 pub mod mailbox;
+pub mod note;
 pub mod record;
 pub mod region;
 pub mod ring;
