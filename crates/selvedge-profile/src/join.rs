@@ -1,8 +1,12 @@
 //! Joining another process's session from inside: what the agent does, for a program that no agent can be loaded into.
 
 use crate::error::{Error, Result};
+use crate::mailbox;
 use crate::memory::{SESSION_NAME, SessionMemory};
-use selvedge_sample::action;
+use selvedge_sample::action::{self, ProgramAction, SIG_IGN};
+use selvedge_sample::handler;
+use selvedge_sample::mailbox::get_ready;
+use selvedge_sample::note;
 use selvedge_sample::region::{MAGIC, Region, VERSION, session};
 use selvedge_sample::system;
 use selvedge_sample::target::{self, Base, Session};
@@ -10,6 +14,30 @@ use std::fs::File;
 use std::sync::atomic::Ordering;
 
 /// The running program as a member of the session that `SELVEDGE_SESSION` names; its leave is taken when this is dropped.
+///
+/// This is for programs that `selvedge record` can load no agent into, since they are linked statically. One that calls
+/// [`Self::from_env`] is recorded as any other, by `selvedge record -- PROGRAM`, or as a child of a recorded program:
+///
+/// ```no_run
+/// fn main() -> Result<(), selvedge_profile::Error> {
+///     let _member = selvedge_profile::Membership::from_env()?;
+///     // … work, in as many threads as you like …
+///     Ok(())
+/// }
+/// ```
+///
+/// ```sh
+/// RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --target x86_64-unknown-linux-gnu
+/// selvedge record -- target/x86_64-unknown-linux-gnu/release/PROGRAM
+/// ```
+///
+/// A program with this call says so by a note in its file, which recorders look for (`readelf -n PROGRAM`: owner
+/// `Selvedge`). Recorder and library have to be of the same version. Where the same program is linked dynamically, it takes
+/// the agent, and this does nothing.
+///
+/// What the agent does and this does not: it does not see the program's children, unless they join by themselves; it hooks
+/// neither `exec` (drop this before) nor `sigaction` (the profiling signal is ours from [`Self::from_env`] on); what the
+/// program uses before that call is not recorded.
 #[derive(Debug)]
 #[must_use = "the program leaves the session when its membership is dropped"]
 pub struct Membership {
@@ -33,8 +61,15 @@ impl Membership {
     ///
     /// # Errors
     ///
-    /// The session cannot be reached, is another version's or over, or the system refuses the handler.
+    /// The session cannot be reached, is another version's or over, or the system refuses the handler. The program can go
+    /// on without.
+    #[inline] // In the program's own code: the note is to be in programs that call this, and in no others.
     pub fn from_env() -> Result<Option<Self>> {
+        note::leave();
+        Self::join()
+    }
+
+    fn join() -> Result<Option<Self>> {
         let Ok(name) = std::env::var("SELVEDGE_SESSION") else {
             return Ok(None);
         };
@@ -42,17 +77,14 @@ impl Membership {
         if mappings.contains(SESSION_NAME) {
             return Ok(None);
         }
-        let region = open(&name)?;
-        action::install(region.header.signal.load(Ordering::Relaxed)).map_err(|e| {
-            Error::os(
-                "install the signal handler",
-                std::io::Error::from_raw_os_error(e),
-            )
-        })?;
+        let (region, ignored) = open(&name)?;
+        take_signal(region.header.signal.load(Ordering::Relaxed), ignored)?;
         let session = target::attach(region).ok_or_else(|| {
             Error::setting("cannot join the recording: it has no room for another process")
         })?;
+        mailbox::open();
         target::start_thread(session, system::gettid(), Base::Now);
+        get_ready(region, session.process);
         Ok(Some(Self { session }))
     }
 
@@ -78,15 +110,50 @@ impl Drop for ThreadMembership {
     }
 }
 
-/// Maps the memory of the session named `PATH:NUMBER`, if that is recording.
-fn open(name: &str) -> Result<&'static Region> {
+/// Installs the handler; what was there stays for signals that are not ours.
+fn take_signal(signal: u32, ignored: bool) -> Result<()> {
+    let install = || {
+        action::install(signal).map_err(|e| {
+            Error::os(
+                "install the signal handler",
+                std::io::Error::from_raw_os_error(e),
+            )
+        })
+    };
+    let before = install()?;
+    // Ignored is also how a recorded program leaves the signal to the one that it becomes: it is somebody's wish only where
+    // the session's name says so.
+    let kept = match before.handler {
+        _ if ignored => ProgramAction {
+            handler: SIG_IGN,
+            ..ProgramAction::default()
+        },
+        SIG_IGN => return Ok(()),
+        // A profile of the program's own has been there, and has kept what was there before.
+        ours if ours == handler::entry as *const () as usize => return Ok(()),
+        handler => ProgramAction {
+            handler,
+            mask: before.mask,
+            flags: before.flags,
+        },
+    };
+    action::set_program_action(kept);
+    if !kept.restarts() {
+        install()?;
+    }
+    Ok(())
+}
+
+/// Maps the memory of the session named `PATH:NUMBER`, if that is recording. Also tells whether the program is to find the
+/// profiling signal ignored.
+fn open(name: &str) -> Result<(&'static Region, bool)> {
     let unusable = |why: &str| {
         Error::setting(format!(
             "cannot join the recording SELVEDGE_SESSION={name}: {why}"
         ))
     };
-    let (path, number) = name
-        .strip_suffix(action::IGNORED_MARK)
+    let unmarked = name.strip_suffix(action::IGNORED_MARK);
+    let (path, number) = unmarked
         .unwrap_or(name)
         .rsplit_once(':')
         .and_then(|(path, number)| Some((path, u64::from_str_radix(number, 16).ok()?)))
@@ -112,5 +179,5 @@ fn open(name: &str) -> Result<&'static Region> {
     if header.state.load(Ordering::Relaxed) != session::RECORDING {
         return Err(unusable("it is over"));
     }
-    Ok(region)
+    Ok((region, unmarked.is_some()))
 }

@@ -13,7 +13,7 @@
 //! - [`Report`] the profile, and the [`Summary`] that says how much of the program it covers
 //! - [`init_from_env`] one line in `main` that does nothing unless `SELVEDGE_PROFILE` is set
 //! - [`Running`], [`SessionMemory`], [`Setup`] sessions of other processes: what `selvedge record` is made of
-//! - [`Membership`] the running program in such a session, without the agent: what a static `selvedge`'s demo is made of
+//! - [`Membership`] the running program in such a session, without the agent: makes a static program recordable
 //!
 //! # When not to use it
 //!
@@ -33,6 +33,7 @@ mod environment;
 mod error;
 mod image;
 mod join;
+mod mailbox;
 mod maps;
 mod memory;
 mod modules;
