@@ -312,21 +312,21 @@ static EXECS: AtomicU32 = AtomicU32::new(0);
 /// In [`EXECS`]: the last of them is just undoing what all have done.
 const RESTORING: u32 = 1 << 31;
 
-/// Before an `exec` of a program that will have the agent, or not.
+/// Before an `exec` of a program that will be recorded, or not.
 ///
 /// The kernel replaces a handler by the default action as it executes the program, and keeps an ignored signal ignored. So
 /// where the program ignores the signal, it is ignored now. Otherwise a program that is not recorded is to find the
 /// default action, and the handler stays: the kernel takes back the pending signals of timers that end with this program,
 /// and `leave` has disarmed `ITIMER_PROF`, a signal of which may be pending and is dropped here. The two exceptions, in
 /// which the signal is ignored all the same, since its default action would end the program:
-/// - a program with the agent, which knows what it means (see [`own`]): the reader may ask a thread to arm itself that is
+/// - a program with the agent, or one that joins, which know what it means (see [`own`]): the reader may ask a thread to arm itself that is
 ///   not there any more;
 /// - the perf engine, whose events live on in the reader for a moment, and fire in a program without the agent as well.
 ///
 /// Two threads may do so at the same time, and either may fail: only the last to fail restores, and who begins waits for
 /// that, so that a restored `ITIMER_PROF` does not survive another thread's `exec`. It does not wait for ever: a signal
 /// handler may have interrupted the restoring thread, and call `exec`.
-pub(crate) fn hand_over(session: Option<Session>, has_agent: bool) -> HandedOver {
+pub(crate) fn hand_over(session: Option<Session>, is_recorded: bool) -> HandedOver {
     const PATIENCE: u32 = 10_000;
     let signal = SIGNAL.load(Ordering::Relaxed);
     if signal == 0 {
@@ -347,7 +347,7 @@ pub(crate) fn hand_over(session: Option<Session>, has_agent: bool) -> HandedOver
     }
     target::leave(session);
     let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
-    if ignores || has_agent || engine == Some(Engine::Perf) {
+    if ignores || is_recorded || engine == Some(Engine::Perf) {
         let _ = ignore(signal);
     } else if engine == Some(Engine::Itimer) {
         let _ = ignore(signal);

@@ -46,6 +46,8 @@ pub(crate) enum Wish {
     CarryOn,
     /// As above, and AddressSanitizer is told that it need not come first.
     CarryOnBehindAsan,
+    /// The new program takes no agent, and joins by itself: the session is named to it, and nothing else.
+    Name,
     /// The new program knows nothing of it.
     Strip,
 }
@@ -80,7 +82,7 @@ pub(crate) fn split_mark(value: &[u8]) -> (&[u8], bool) {
 }
 
 /// Runs `run` with an environment according to `wish`, in which the program is told whether the profiling signal is
-/// `ignored`. `run` is also told whether the program will have the agent.
+/// `ignored`. `run` is also told whether the program will be recorded.
 ///
 /// # Safety
 ///
@@ -142,15 +144,18 @@ impl<'a> Change<'a> {
         // SAFETY: `AGENT` keeps a NUL behind the path.
         let loadable = || unsafe { kernel::may(agent.as_ptr().cast(), R_OK) };
         let wish = match (wish, asan) {
-            (Wish::Strip, _) => wish,
+            (Wish::Strip | Wish::Name, _) => wish,
             _ if !loadable() => Wish::Strip,
             (_, true) => Wish::CarryOnBehindAsan,
             (_, false) => wish,
         };
-        let carried = preloaded && named && marked == ignored;
+        let named_so = named && marked == ignored;
         let done = match wish {
-            Wish::CarryOn => carried,
-            Wish::CarryOnBehindAsan => carried && asan_options.ends_with(ASAN_MAY_FOLLOW),
+            Wish::CarryOn => preloaded && named_so,
+            Wish::CarryOnBehindAsan => {
+                preloaded && named_so && asan_options.ends_with(ASAN_MAY_FOLLOW)
+            }
+            Wish::Name => !preloaded && named_so,
             Wish::Strip => !preloaded && !named,
         };
         let text =
@@ -237,6 +242,7 @@ impl<'a> Change<'a> {
             .filter(|&library| !library.is_empty() && library != self.agent);
         let (first, session) = match self.wish {
             Wish::CarryOn | Wish::CarryOnBehindAsan => (Some(self.agent), Some(self.session)),
+            Wish::Name => (None, Some(self.session)),
             Wish::Strip => (None, None),
         };
         let mut joint: &[u8] = b"LD_PRELOAD=";

@@ -19,7 +19,7 @@ use crate::{actions, kernel, sandbox, start};
 use core::arch::naked_asm;
 use core::ffi::{c_char, c_int, c_void};
 
-/// Runs `run` with the environment with which `program` is to be started, and whether it will have the agent, as far as is
+/// Runs `run` with the environment with which `program` is to be started, and whether it will be recorded, as far as is
 /// known.
 ///
 /// # Safety
@@ -42,7 +42,8 @@ unsafe fn with_environment(
     // SAFETY: the caller answers for the program's path; names are looked up in our own environment.
     let wish = match (unsafe { program.judge(real::environment()) }, wish) {
         (Verdict::TakesBehindAsan, Wish::CarryOn) => Wish::CarryOnBehindAsan,
-        (Verdict::Takes | Verdict::TakesBehindAsan, wish) => wish,
+        (Verdict::Joins, Wish::CarryOn) => Wish::Name,
+        (Verdict::Takes | Verdict::TakesBehindAsan | Verdict::Joins, wish) => wish,
         (Verdict::Refuses, _) => Wish::Strip,
         (Verdict::Unclear, _) => return run(before, false),
     };
@@ -65,8 +66,8 @@ unsafe fn become_program(
     // Without children, the process itself is recorded all the same, whatever program it becomes.
     let carry_on = start::children_are_followed() || session.is_some_and(start::is_recording);
     let wish = if carry_on { Wish::CarryOn } else { Wish::Strip };
-    let run = |environment, has_agent| {
-        let handed_over = actions::hand_over(session, has_agent);
+    let run = |environment, is_recorded| {
+        let handed_over = actions::hand_over(session, is_recorded);
         let result = run(environment);
         actions::take_back(handed_over);
         result

@@ -1,4 +1,4 @@
-//! Whether the agent can be loaded into a program, judged by its file.
+//! How a program comes to be recorded, if it can be, judged by its file.
 //!
 //! # Safety
 //!
@@ -9,14 +9,18 @@ use crate::kernel::{self, AT_FDCWD, Descriptor, X_OK};
 use crate::scratch::Scratch;
 use crate::text::{self, Strings};
 use core::ffi::{c_char, c_int};
+use selvedge_sample::note;
+use selvedge_sample::region::VERSION;
 
-/// What a program can do with the agent.
+/// What a program can do with the agent, or without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Its loader loads it.
     Takes,
     /// As above, but the program's AddressSanitizer refuses to start behind another library, unless it is told not to.
     TakesBehindAsan,
+    /// It has no loader, and joins recordings of this version by itself: a note in its file says so.
+    Joins,
     /// It would not work, and may make the program's loader complain.
     Refuses,
     /// Its file could not be read, or its loader decides by itself: its environment is best left alone.
@@ -193,10 +197,11 @@ fn judge_binary(file: &Descriptor, head: &[u8], is_loader: bool) -> Verdict {
     if is_loader {
         return Verdict::Takes;
     }
-    match asks_for_our_loader(file, head) {
-        Some(true) if needs_asan(file, head) == Some(true) => Verdict::TakesBehindAsan,
-        Some(true) => Verdict::Takes,
-        Some(false) => Verdict::Refuses,
+    match loader(file, head) {
+        Some(Loader::Ours) if needs_asan(file, head) == Some(true) => Verdict::TakesBehindAsan,
+        Some(Loader::Ours) => Verdict::Takes,
+        Some(Loader::None) if joins(file, head) => Verdict::Joins,
+        Some(Loader::None | Loader::Other) => Verdict::Refuses,
         None => Verdict::Unclear,
     }
 }
@@ -208,6 +213,7 @@ struct Segment {
     offset: u64,
     address: u64,
     size: u64,
+    alignment: u64,
 }
 
 /// Program headers that are looked at.
@@ -229,12 +235,24 @@ fn segments(file: &Descriptor, head: &[u8]) -> impl Iterator<Item = Segment> {
             offset: number::<8>(entry, 8)?,
             address: number::<8>(entry, 16)?,
             size: number::<8>(entry, 32)?,
+            alignment: number::<8>(entry, 48)?,
         })
     })
 }
 
-/// Whether an ELF file names glibc's loader as its interpreter; `None` where the file is cut short.
-fn asks_for_our_loader(file: &Descriptor, head: &[u8]) -> Option<bool> {
+/// What an ELF file names as its interpreter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loader {
+    /// glibc's loader.
+    Ours,
+    /// Another.
+    Other,
+    /// Nothing: the program is static.
+    None,
+}
+
+/// The loader that an ELF file asks for; `None` where the file is cut short.
+fn loader(file: &Descriptor, head: &[u8]) -> Option<Loader> {
     const PT_INTERP: u64 = 3;
     let mut read = 0;
     for segment in segments(file, head) {
@@ -243,10 +261,26 @@ fn asks_for_our_loader(file: &Descriptor, head: &[u8]) -> Option<bool> {
             let mut name = [0_u8; 256];
             let size = usize::try_from(segment.size).ok()?.min(256);
             let name = file.read(name.get_mut(..size)?, segment.offset);
-            return Some(contains(name, LOADER));
+            let ours = contains(name, LOADER);
+            return Some(if ours { Loader::Ours } else { Loader::Other });
         }
     }
-    (read >= number::<2>(head, 56)?.min(SEGMENTS)).then_some(false)
+    (read >= number::<2>(head, 56)?.min(SEGMENTS)).then_some(Loader::None)
+}
+
+/// Whether an ELF file has the note that its program joins recordings of this version.
+fn joins(file: &Descriptor, head: &[u8]) -> bool {
+    const PT_NOTE: u64 = 4;
+    let mut notes = segments(file, head).filter(|segment| segment.kind == PT_NOTE);
+    let version = notes.find_map(|segment| {
+        let notes = note::Segment {
+            offset: segment.offset,
+            size: segment.size,
+            alignment: segment.alignment,
+        };
+        note::version_in(notes, |buffer, offset| file.read(buffer, offset).len())
+    });
+    version == Some(u64::from(VERSION))
 }
 
 /// Whether an ELF file is linked against the runtime of AddressSanitizer as a library; `None` where it cannot be known.
