@@ -2,7 +2,7 @@
 
 use crate::arguments::Doctor;
 use crate::failure::{Failure, Result, shown};
-use crate::program;
+use crate::program::{self, Way};
 use crate::streams;
 use selvedge_profile::{ITIMER_TAKEN, perf_permitted, tick_nanos};
 use serde::Serialize;
@@ -186,9 +186,13 @@ fn loadable(command: &std::ffi::OsStr) -> Check {
         Err(failure) => return Check::new("program", "problem", failure.to_string(), None),
     };
     let name = shown(&path);
-    match program::obstacle(&path) {
-        None => Check::new("program", "ok", format!("{name} can be recorded"), None),
-        Some(obstacle) => {
+    match program::way(&path) {
+        Ok(Way::Itself) => {
+            let found = format!("{name} can be recorded: it joins by itself");
+            Check::new("program", "ok", found, None)
+        }
+        Ok(Way::Agent) => Check::new("program", "ok", format!("{name} can be recorded"), None),
+        Err(obstacle) => {
             let found = format!("{name} cannot be recorded: {obstacle}");
             Check::new("program", "problem", found, Some(obstacle.advice()))
         }

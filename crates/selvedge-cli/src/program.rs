@@ -1,11 +1,14 @@
-//! Programs as files: where they are, and whether the agent can be loaded into them.
+//! Programs as files: where they are, and how they come to be recorded, if they can be.
 
 use crate::failure::{Failure, Result, shown};
 use object::LittleEndian;
 use object::elf::{
     DT_NEEDED, DT_STRSZ, DT_STRTAB, DynamicTag, FileHeader64, PT_DYNAMIC, PT_INTERP, PT_LOAD,
+    PT_NOTE, ProgramHeader64,
 };
 use object::read::elf::{FileHeader, ProgramHeader};
+use selvedge_sample::note;
+use selvedge_sample::region::VERSION;
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
@@ -14,7 +17,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Why the agent cannot be loaded into a program.
+/// How a program comes to be recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The agent is loaded into it.
+    Agent,
+    /// It joins the recording by itself: a note in its file says so.
+    Itself,
+}
+
+/// Why a program cannot be recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Obstacle {
     /// It cannot be executed.
@@ -25,8 +37,10 @@ pub(crate) enum Obstacle {
     InterpreterNotExecutable(PathBuf),
     /// It cannot be read.
     Unreadable(String),
-    /// No dynamic loader.
+    /// No dynamic loader, and no note that it joins.
     Static,
+    /// No dynamic loader, and it joins recordings of another version.
+    OtherVersion,
     /// Another C library's loader.
     OtherLibc(String),
     /// Not a 64-bit x86 program.
@@ -49,6 +63,9 @@ impl fmt::Display for Obstacle {
             Self::Static => {
                 f.write_str("it is statically linked, so no agent can be loaded into it")
             }
+            Self::OtherVersion => f.write_str(
+                "it is statically linked, and joins only recordings of another version of selvedge",
+            ),
             Self::OtherLibc(loader) => write!(
                 f,
                 "it uses another C library than glibc (its loader is {})",
@@ -70,6 +87,13 @@ impl Obstacle {
                 "if it is a Rust program, profile it from inside with our library:\n  \
                  cargo add selvedge-profile\n  \
                  let _profile = selvedge_profile::init_from_env()?;   // then run it with SELVEDGE_PROFILE=out.pb.gz"
+            }
+            Self::OtherVersion => {
+                concat!(
+                    "build it with version ",
+                    env!("CARGO_PKG_VERSION"),
+                    " of selvedge-profile"
+                )
             }
             Self::Privileged => "run it as its owner, from a copy without those bits",
             Self::OtherMachine => "record a 64-bit build of it",
@@ -111,29 +135,33 @@ fn is_executable(path: &Path) -> bool {
         .is_ok_and(|facts| facts.is_file() && facts.mode() & 0o111 != 0)
 }
 
-/// Why the agent cannot be loaded into the program at `path`; `None` if it can. Scripts are judged by their interpreter.
-pub(crate) fn obstacle(path: &Path) -> Option<Obstacle> {
+/// How the program at `path` comes to be recorded, or why it cannot. Scripts are judged by their interpreter.
+pub(crate) fn way(path: &Path) -> std::result::Result<Way, Obstacle> {
     let mut path = path.to_path_buf();
     for depth in 0..5 {
         if !is_executable(&path) {
-            return Some(match (depth, path.exists()) {
+            return Err(match (depth, path.exists()) {
                 (0, _) => Obstacle::NotExecutable,
                 (_, true) => Obstacle::InterpreterNotExecutable(path),
                 (_, false) => Obstacle::NoInterpreter(path),
             });
         }
+        let unreadable = |error: std::io::Error| Obstacle::Unreadable(error.to_string());
+        let file = File::open(&path).map_err(unreadable)?;
         let mut head = Vec::new();
-        if let Err(error) =
-            File::open(&path).and_then(|file| file.take(256 * 1024).read_to_end(&mut head))
-        {
-            return Some(Obstacle::Unreadable(error.to_string()));
-        }
+        (&file)
+            .take(256 * 1024)
+            .read_to_end(&mut head)
+            .map_err(unreadable)?;
         if !head.starts_with(b"#!") {
-            return elf_obstacle(&path, &head);
+            return elf_way(&file, &head);
         }
-        path = interpreter(&head)?;
+        match interpreter(&head) {
+            Some(next) => path = next,
+            None => break,
+        }
     }
-    None
+    Ok(Way::Agent)
 }
 
 /// The interpreter of a script that starts like this.
@@ -214,40 +242,64 @@ fn elf_needs_asan(file: &File, head: &[u8]) -> Option<bool> {
     }))
 }
 
-fn elf_obstacle(path: &Path, head: &[u8]) -> Option<Obstacle> {
+fn elf_way(file: &File, head: &[u8]) -> std::result::Result<Way, Obstacle> {
     if !head.starts_with(b"\x7fELF") {
         // No ELF and no script: the shell would run it as a script of its own.
-        return None;
+        return Ok(Way::Agent);
     }
     let Ok(header) = FileHeader64::<LittleEndian>::parse(head) else {
-        return Some(Obstacle::OtherMachine);
+        return Err(Obstacle::OtherMachine);
     };
     let endian = LittleEndian;
     if header.e_machine(endian) != object::elf::EM_X86_64 {
-        return Some(Obstacle::OtherMachine);
+        return Err(Obstacle::OtherMachine);
     }
-    if path
+    if file
         .metadata()
         .is_ok_and(|facts| facts.mode() & 0o6000 != 0)
     {
-        return Some(Obstacle::Privileged);
+        return Err(Obstacle::Privileged);
     }
     let headers = header.program_headers(endian, head).unwrap_or_default();
     let Some(interpreter) = headers
         .iter()
         .find(|header| header.p_type(endian) == PT_INTERP)
     else {
-        return Some(Obstacle::Static);
+        return match noted_version(file, headers) {
+            Some(version) if version == u64::from(VERSION) => Ok(Way::Itself),
+            Some(_) => Err(Obstacle::OtherVersion),
+            None => Err(Obstacle::Static),
+        };
     };
     let loader = interpreter.data(endian, head).unwrap_or_default();
     let loader = String::from_utf8_lossy(loader)
         .trim_end_matches('\0')
         .to_string();
     if !loader.contains("ld-linux-x86-64") {
-        return Some(Obstacle::OtherLibc(loader));
+        return Err(Obstacle::OtherLibc(loader));
     }
-    let missing = !Path::new(&loader).exists();
-    missing.then(|| Obstacle::NoInterpreter(loader.into()))
+    if !Path::new(&loader).exists() {
+        return Err(Obstacle::NoInterpreter(loader.into()));
+    }
+    Ok(Way::Agent)
+}
+
+/// The version of recordings that a program joins by itself, if it does.
+fn noted_version(file: &File, headers: &[ProgramHeader64<LittleEndian>]) -> Option<u64> {
+    let endian = LittleEndian;
+    let mut notes = headers
+        .iter()
+        .filter(|header| header.p_type(endian) == PT_NOTE);
+    notes.find_map(|header| {
+        let segment = note::Segment {
+            offset: header.p_offset(endian),
+            size: header.p_filesz(endian),
+            alignment: header.p_align(endian),
+        };
+        note::version_in(segment, |buffer, offset| {
+            file.read_at(buffer, offset).unwrap_or(0)
+        })
+    })
 }
 
 #[cfg(test)]
@@ -256,7 +308,7 @@ mod tests {
 
     #[test]
     fn shell_can_be_recorded() {
-        assert_eq!(obstacle(&find(OsStr::new("sh")).unwrap()), None);
+        assert_eq!(way(&find(OsStr::new("sh")).unwrap()), Ok(Way::Agent));
     }
 
     #[test]
@@ -268,9 +320,6 @@ mod tests {
 
     #[test]
     fn file_without_the_executable_bit_is_said_so() {
-        assert_eq!(
-            obstacle(Path::new("/etc/passwd")),
-            Some(Obstacle::NotExecutable)
-        );
+        assert_eq!(way(Path::new("/etc/passwd")), Err(Obstacle::NotExecutable));
     }
 }
