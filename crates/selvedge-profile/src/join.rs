@@ -57,7 +57,8 @@ impl Membership {
     /// Joins the session that `selvedge record` has named in the environment. The calling thread is recorded from now
     /// on; others are when they call [`Self::thread`], or else when the recorder has seen them use the CPU.
     ///
-    /// `None` where no session is named, or the agent was loaded and has joined it already.
+    /// `None` where no session is named, or the agent was loaded and has joined it already, or children are not recorded and
+    /// this is one (`--no-children`).
     ///
     /// # Errors
     ///
@@ -78,6 +79,10 @@ impl Membership {
             return Ok(None);
         }
         let (region, ignored) = open(&name)?;
+        // Relaxed: set before the file was given to anyone.
+        if region.header.children.load(Ordering::Relaxed) == 0 && !is_child_of_recorder(&name) {
+            return Ok(None);
+        }
         take_signal(region.header.signal.load(Ordering::Relaxed), ignored)?;
         let session = target::attach(region).ok_or_else(|| {
             Error::setting("cannot join the recording: it has no room for another process")
@@ -142,6 +147,14 @@ fn take_signal(signal: u32, ignored: bool) -> Result<()> {
         install()?;
     }
     Ok(())
+}
+
+/// Whether the recorder, whose memory a session's name leads to, has started this process. It may have become any number of
+/// programs since.
+fn is_child_of_recorder(name: &str) -> bool {
+    let mut parts = name.trim_start_matches("/proc/").split('/');
+    let recorder = parts.next().and_then(|number| number.parse().ok());
+    recorder == Some(std::os::unix::process::parent_id())
 }
 
 /// Maps the memory of the session named `PATH:NUMBER`, if that is recording. Also tells whether the program is to find the
