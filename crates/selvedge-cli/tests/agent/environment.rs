@@ -2,6 +2,7 @@
 
 use crate::programs::{compile, folder, try_compile};
 use crate::session::{AGENT, Session, has_agent, is_sampled_in_three, quiet, samples};
+use selvedge_sample::region::VERSION;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -198,6 +199,60 @@ fn static_program_goes_without() {
         text.contains("LD_PRELOAD=libc.so.6\n") && !text.contains("SELVEDGE_SESSION"),
         "{text}"
     );
+}
+
+/// As [`TELLER`], with the note that the program joins recordings of a version.
+fn noted(version: u32) -> String {
+    format!(
+        r#"__asm__(".pushsection .note.selvedge, \"a\", @note\n .balign 4\n .long 9, 8, 1\n"
+            ".asciz \"Selvedge\"\n .balign 4\n .quad {version}\n .popsection");
+        {TELLER}"#
+    )
+}
+
+#[test]
+fn static_program_that_joins_gets_the_session_only() {
+    let Some(program) = try_compile("joins", &noted(VERSION), &["-static"]) else {
+        return;
+    };
+    let other = try_compile("other", &noted(VERSION + 1), &["-static"]).unwrap();
+    let session = Session::new(true);
+    let named = format!("SELVEDGE_SESSION={}\n", session.name());
+    for before in ["", "env -i", "env -u LD_PRELOAD"] {
+        let text = told(
+            &session,
+            &program,
+            &format!("exec {before} {} ;", program.display()),
+        );
+        assert!(
+            !text.contains("LD_PRELOAD") && text.contains(&named),
+            "{text}"
+        );
+    }
+    let text = told(&session, &program, &format!("LD_PRELOAD={AGENT}:libc.so.6"));
+    assert!(
+        text.contains("LD_PRELOAD=libc.so.6\n") && text.contains(&named),
+        "{text}"
+    );
+    let text = told(&session, &other, "");
+    assert!(
+        !text.contains("LD_PRELOAD") && !text.contains("SELVEDGE_SESSION"),
+        "{text}"
+    );
+    // Where the signal was ignored before, the program is told so.
+    let text = told(&session, &program, "trap '' PROF;");
+    assert!(
+        text.contains(&format!("{}:ignored\n", named.trim_end())),
+        "{text}"
+    );
+}
+
+#[test]
+fn dynamic_program_that_would_join_takes_the_agent() {
+    let program = try_compile("joins", &noted(VERSION), &[]).unwrap();
+    let session = Session::new(true);
+    let text = told(&session, &program, "");
+    assert!(carries(&text, &session) && has_agent(&text), "{text}");
 }
 
 /// A program whose loader has another name: to the agent, it is one of another C library.

@@ -1,6 +1,6 @@
 //! `selvedge record`, end to end: one named test for each hazard.
 //!
-//! The programs under test are C, compiled when the test runs. CPU time is measured by the programs' own clocks, so that
+//! The programs under test are C, compiled when the test runs (those in `joining` are Rust). CPU time is measured by the programs' own clocks, so that
 //! a busy machine makes tests slow and not wrong.
 
 mod children;
@@ -10,6 +10,7 @@ mod ends;
 mod foreign;
 mod harmless;
 mod harness;
+mod joining;
 mod refusals;
 mod reports;
 mod requests;
