@@ -24,10 +24,11 @@
 //! the byte before, except where a signal frame starts.
 //!
 //! **Why so.** Code that is looked up for the first time costs what its bytes take to come from memory: here a slot, which
-//! shares its cache line with those of 8 KiB of code, and a chunk, of 25 bytes on average. What most code has are a few
-//! dozen rules, which stay in the cache. Rejected: rows of 8 bytes with an index (3.6 times the bytes and twice the time
+//! shares its cache line with those of 8 KiB of code, and a chunk, of 26 bytes on average. What most code has are a few
+//! dozen rules, which stay in the cache. Rejected: rows of 8 bytes with an index (4.4 times the bytes and twice the time
 //! where code is cold; the same where it is not); chunks with all starts first (where a rule's number stands then depends
-//! on N: 4 ns more where code is warm); slots of 128 bytes (a fifth more bytes, no faster).
+//! on N: 4 ns more where code is warm); slots of 128 bytes, and chunks that never cross a
+//! cache line (a fifth more bytes each, no faster).
 //!
 //! All numbers are little-endian. A rule is 16 bytes: its kind, a register, whether it is of a signal frame, 0 (u8 each),
 //! an offset or the number of a long rule (u32), and for each callee-saved register where it is stored below the CFA, in
