@@ -182,7 +182,8 @@ fn deep(callers: u64) -> Imaginary {
     let last = 0x7000_0000 + 16 * callers;
     words.push((last, 0));
     words.push((last + 8, 0));
-    if let Some((_, frame)) = words.get_mut(2 * callers as usize - 2) {
+    let outermost = (2 * callers as usize).checked_sub(2);
+    if let Some((_, frame)) = outermost.and_then(|at| words.get_mut(at)) {
         *frame = last;
     }
     Imaginary::new(&words)
