@@ -1,7 +1,7 @@
 //! A program that joins the recording by itself, which it has to where it is static.
 //!
 //! - `joins burn SECONDS`: uses so much CPU time in each of three threads, then says what it used, and ends with 7
-//! - `joins short`: some 500,000 instructions, the same at each run, for a prover that steps through them
+//! - `joins short`: some 700,000 instructions, the same at each run, for a prover that steps through them
 //! - `joins environment`: prints what the environment says of the recording
 //! - `joins start`: starts itself with `environment`
 #![forbid(unsafe_code)]
