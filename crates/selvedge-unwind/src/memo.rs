@@ -129,6 +129,12 @@ impl<'a> Keeper<'a> {
         self.next = 0;
     }
 
+    /// The last frame was none. The one before ends the walk in a way that is not kept.
+    pub(crate) fn take_back(&mut self) {
+        self.fresh = self.fresh.wrapping_sub(1);
+        self.leave_otherwise();
+    }
+
     /// Notes where a zero was read for a return address.
     #[inline]
     pub(crate) fn arrive_at_zero(&mut self, at: u64) {

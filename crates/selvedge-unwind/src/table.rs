@@ -99,6 +99,9 @@ pub enum Cfa {
     Stub(i32),
     /// The outermost frame.
     Root,
+    /// The first instruction of what the first functions of contexts return to: no frame, since nothing was called from
+    /// there. Interrupted itself, it is the outermost frame.
+    Planted,
 }
 
 /// How the caller's value of a register is found.
@@ -160,6 +163,12 @@ impl Rule {
         ..Self::NONE
     };
 
+    /// What first functions of contexts return to.
+    pub const PLANTED: Self = Self {
+        cfa: Cfa::Planted,
+        ..Self::NONE
+    };
+
     /// A frame with this CFA, with the return address right below it.
     #[must_use]
     pub const fn with_return_address(cfa: Cfa) -> Self {
@@ -185,6 +194,7 @@ impl Rule {
             3 => Cfa::Stub(first),
             4 => Cfa::Root,
             5 => Cfa::Unknown,
+            6 => Cfa::Planted,
             _ => return None,
         };
         let mut saved = [Saved::Same; register::COUNT];
@@ -223,6 +233,7 @@ pub(crate) enum Kind {
     Root = 2,
     Unknown = 3,
     Long = 4,
+    Planted = 5,
 }
 
 /// A rule of 16 bytes.
@@ -264,6 +275,7 @@ impl Short {
             2 => Kind::Root,
             3 => Kind::Unknown,
             4 => Kind::Long,
+            5 => Kind::Planted,
             _ => return None,
         };
         let number = u32::from_le_bytes([n0, n1, n2, n3]);
@@ -469,8 +481,8 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// The rule of the call before a return address; or that of a signal trampoline at the address itself, which nothing
-    /// called: handlers only return to it.
+    /// The rule of the call before a return address; or that of the address itself, if that is a signal trampoline, which
+    /// nothing called (handlers only return to it), or [`Cfa::Planted`].
     #[inline]
     pub(crate) fn rule_of_return(&self, svma: u64) -> Option<Short> {
         let (slot, offset) = self.find(svma)?;
@@ -479,7 +491,7 @@ impl<'a> Table<'a> {
             Slot::Chunk(chunk) => chunk.find(offset as u8),
         };
         let here = here.and_then(|number| self.short(number));
-        if here.is_some_and(|rule| rule.signal) {
+        if here.is_some_and(|rule| rule.signal || rule.kind == Kind::Planted) {
             return here;
         }
         self.short(before)
@@ -532,6 +544,7 @@ impl<'a> Table<'a> {
             Kind::None => Rule::NONE,
             Kind::Unknown => Rule::UNKNOWN,
             Kind::Root => Rule::ROOT,
+            Kind::Planted => Rule::PLANTED,
             Kind::Long => self.long(short.number)?,
             Kind::Register => {
                 let cfa = Cfa::Register(short.base, short.number.cast_signed());

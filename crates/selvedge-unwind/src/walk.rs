@@ -151,6 +151,7 @@ fn walk_from<M: Memory>(
         floor: registers.sp,
         words: SCANNED_WORDS,
         bp_at: 0,
+        planted: false,
         moved: (0, 0),
         keeper,
     };
@@ -182,6 +183,8 @@ struct Walk<'a, M> {
     words: u32,
     /// Where the frame before this one has saved `rbp`; 0: it left it alone.
     bp_at: u64,
+    /// Whether the walk has come to its end by a return address that is no frame: see [`Cfa::Planted`].
+    planted: bool,
     /// An address whose word has been overwritten, and that word; 0: none has.
     moved: (u64, u64),
     keeper: Option<Keeper<'a>>,
@@ -230,7 +233,12 @@ impl<'a, M: Memory> Walk<'a, M> {
                 }
             }
             if let Err(end) = self.step(&module) {
-                return over(written, end);
+                if self.planted
+                    && let Some(keeper) = &mut self.keeper
+                {
+                    keeper.take_back();
+                }
+                return over(written.wrapping_sub(usize::from(self.planted)), end);
             }
         }
         self.run_on(frames, &mut module)
@@ -285,7 +293,8 @@ impl<'a, M: Memory> Walk<'a, M> {
                 }
             }
             if let Err(end) = self.step(module) {
-                break end;
+                // What it has pushed out of the ring is gone.
+                break if self.planted { End::NoRule } else { end };
             }
         };
         let (kept, mark) = match end {
@@ -332,6 +341,10 @@ impl<'a, M: Memory> Walk<'a, M> {
         }
         match rule.kind {
             Kind::Root => Err(End::Root),
+            Kind::Planted => {
+                self.planted = !self.exact;
+                Err(End::Root)
+            }
             Kind::Unknown => self.step_by_frame_pointer(module),
             Kind::Long => self.step_by_long(table, rule.number),
             Kind::None | Kind::Register => Err(End::NoRule),
@@ -433,7 +446,7 @@ impl<'a, M: Memory> Walk<'a, M> {
     fn cfa(&mut self, rule: Cfa) -> Result<u64, End> {
         match rule {
             Cfa::None | Cfa::Unknown => Err(End::NoRule),
-            Cfa::Root => Err(End::Root),
+            Cfa::Root | Cfa::Planted => Err(End::Root),
             Cfa::Register(base, offset) => self.sum(base, offset),
             Cfa::Stored(base, offset, after) => {
                 let at = self.sum(base, offset)?;

@@ -58,7 +58,7 @@ fn by_table(rule: &Rule, registers: &[u64; 17]) -> Caller {
     let own = |at: u8| registers[named(at)];
     let sum = |base: u64, offset: i32| base.wrapping_add_signed(i64::from(offset));
     let cfa = match rule.cfa {
-        Cfa::None | Cfa::Unknown | Cfa::Root => return None,
+        Cfa::None | Cfa::Unknown | Cfa::Root | Cfa::Planted => return None,
         Cfa::Register(base, offset) => sum(own(base), offset),
         Cfa::Stored(base, offset, after) => sum(memory(sum(own(base), offset)), after),
         Cfa::Stub(from) => registers[7] + 8 + u64::from(registers[16] & 15 >= from as u64) * 8,

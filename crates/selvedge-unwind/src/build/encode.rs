@@ -315,6 +315,7 @@ pub(super) fn short(rule: &Rule) -> Option<Short> {
         Cfa::None => Some(of_kind(Kind::None)),
         Cfa::Unknown => Some(of_kind(Kind::Unknown)),
         Cfa::Root => Some(of_kind(Kind::Root)),
+        Cfa::Planted => Some(of_kind(Kind::Planted)),
         Cfa::Register(base, _) if usize::from(base) >= register::COUNT => None,
         Cfa::Register(base, offset) => Some(Short {
             base,
@@ -336,6 +337,7 @@ fn long_bytes(rule: &Rule) -> [u8; LONG_RULE_BYTES] {
         Cfa::Stub(from) => (3, 0, from, 0),
         Cfa::Root => (4, 0, 0, 0),
         Cfa::Unknown => (5, 0, 0, 0),
+        Cfa::Planted => (6, 0, 0, 0),
     };
     bytes[..4].copy_from_slice(&[kind, base, u8::from(rule.signal), 0]);
     bytes[4..8].copy_from_slice(&i32::to_le_bytes(first));

@@ -213,14 +213,10 @@ impl Rows {
                 && let Some(outermost) = self.piece_at(start)
                 && outermost.start == start
             {
-                // Contexts return to its first byte. No call can end there where no function is.
-                let before = self.pieces.partition_point(|piece| piece.start < start);
-                let is_free = before
-                    .checked_sub(1)
-                    .and_then(|before| self.pieces.get(before))
-                    .is_none_or(|before| before.end < start);
-                let from = if is_free { start - 1 } else { start };
-                self.correct(vec![(from..outermost.end, Rule::ROOT)]);
+                self.correct(vec![
+                    (start..start + 1, Rule::PLANTED),
+                    (start + 1..outermost.end, Rule::ROOT),
+                ]);
             }
         }
     }
