@@ -182,12 +182,18 @@ impl Rule {
             overwritten: 0,
         }
     }
+}
 
-    /// From a long rule; `None` where the bytes are none.
-    pub(crate) fn decode(bytes: &[u8; LONG_RULE_BYTES]) -> Option<Self> {
-        let [kind, base, signal, ..] = *bytes;
-        let (first, second) = (signed(bytes, 4)?, signed(bytes, 8)?);
-        let cfa = match kind {
+/// A long rule, decoded a part at a time: a handler's stack has no room for all of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Long<'a>(pub(crate) &'a [u8; LONG_RULE_BYTES]);
+
+impl Long<'_> {
+    /// `None` where the bytes are no rule's.
+    pub(crate) fn cfa(self) -> Option<Cfa> {
+        let [kind, base, ..] = *self.0;
+        let (first, second) = (signed(self.0, 4)?, signed(self.0, 8)?);
+        Some(match kind {
             0 => Cfa::None,
             1 => Cfa::Register(base, first),
             2 => Cfa::Stored(base, first, second),
@@ -196,27 +202,45 @@ impl Rule {
             5 => Cfa::Unknown,
             6 => Cfa::Planted,
             _ => return None,
-        };
+        })
+    }
+
+    pub(crate) fn is_signal(self) -> bool {
+        let [_, _, signal, ..] = *self.0;
+        signal != 0
+    }
+
+    /// The caller's value of a register.
+    pub(crate) fn saved(self, register: usize) -> Option<Saved> {
+        let at = register.checked_mul(2)?.checked_add(12)?;
+        let [kind, base] = *self.0.get(at..)?.first_chunk()?;
+        let offset = signed(self.0, register.checked_mul(4)?.checked_add(28)?)?;
+        Some(match kind {
+            0 => Saved::Same,
+            1 => Saved::Lost,
+            2 => Saved::AtCfa(offset),
+            3 => Saved::Cfa(offset),
+            4 => Saved::In(base),
+            5 => Saved::At(base, offset),
+            6 => Saved::Uncopied(base, offset),
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn overwritten(self) -> i32 {
+        signed(self.0, 60).unwrap_or(0)
+    }
+
+    pub(crate) fn whole(self) -> Option<Rule> {
         let mut saved = [Saved::Same; register::COUNT];
-        for (at, saved) in saved.iter_mut().enumerate() {
-            let [kind, base] = *bytes.get(12 + 2 * at..)?.first_chunk()?;
-            let offset = signed(bytes, 28 + 4 * at)?;
-            *saved = match kind {
-                0 => Saved::Same,
-                1 => Saved::Lost,
-                2 => Saved::AtCfa(offset),
-                3 => Saved::Cfa(offset),
-                4 => Saved::In(base),
-                5 => Saved::At(base, offset),
-                6 => Saved::Uncopied(base, offset),
-                _ => return None,
-            };
+        for (register, saved) in saved.iter_mut().enumerate() {
+            *saved = self.saved(register)?;
         }
-        Some(Self {
-            cfa,
-            signal: signal != 0,
+        Some(Rule {
+            cfa: self.cfa()?,
+            signal: self.is_signal(),
             saved,
-            overwritten: signed(bytes, 60)?,
+            overwritten: self.overwritten(),
         })
     }
 }
@@ -528,8 +552,8 @@ impl<'a> Table<'a> {
         (last < NEAR).then_some(self.base)
     }
 
-    pub(crate) fn long(&self, number: u32) -> Option<Rule> {
-        Rule::decode(self.long_rules.get(usize::try_from(number).ok()?)?)
+    pub(crate) fn long(&self, number: u32) -> Option<Long<'a>> {
+        Some(Long(self.long_rules.get(usize::try_from(number).ok()?)?))
     }
 
     /// The rule of the instruction at an address (svma). `None` where the table does not reach.
@@ -545,7 +569,7 @@ impl<'a> Table<'a> {
             Kind::Unknown => Rule::UNKNOWN,
             Kind::Root => Rule::ROOT,
             Kind::Planted => Rule::PLANTED,
-            Kind::Long => self.long(short.number)?,
+            Kind::Long => self.long(short.number)?.whole()?,
             Kind::Register => {
                 let cfa = Cfa::Register(short.base, short.number.cast_signed());
                 let mut rule = Rule::with_return_address(cfa);

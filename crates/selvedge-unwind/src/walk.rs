@@ -481,13 +481,14 @@ impl<'a, M: Memory> Walk<'a, M> {
     fn step_by_long(&mut self, table: &Table<'_>, number: u32) -> Result<(), End> {
         self.leave_otherwise();
         let rule = table.long(number).ok_or(End::NoRule)?;
-        let cfa = self.cfa(rule.cfa)?;
-        if !rule.signal {
+        let cfa = self.cfa(rule.cfa().ok_or(End::NoRule)?)?;
+        let is_signal = rule.is_signal();
+        if !is_signal {
             self.check(cfa)?;
         }
         let mut caller = self.file;
-        for (register, saved) in rule.saved.iter().enumerate() {
-            match *saved {
+        for register in 0..register::COUNT {
+            match rule.saved(register).ok_or(End::NoRule)? {
                 Saved::Same => {}
                 Saved::Lost => caller.lose(register),
                 Saved::Cfa(offset) => {
@@ -516,16 +517,17 @@ impl<'a, M: Memory> Walk<'a, M> {
                 }
             }
         }
-        if rule.signal {
+        if is_signal {
             // The kernel's own frame has its registers where the kernel puts them.
-            self.scratch = if rule.saved.get(register::IP) == Some(&Saved::CONTEXT_IP) {
+            self.scratch = if rule.saved(register::IP) == Some(Saved::CONTEXT_IP) {
                 Scratch::Saved(self.file.sp())
             } else {
                 Scratch::Lost
             };
         }
-        if rule.overwritten != 0 {
-            let at = self.sum(register::BP as u8, rule.overwritten)?;
+        let overwritten = rule.overwritten();
+        if overwritten != 0 {
+            let at = self.sum(register::BP as u8, overwritten)?;
             self.moved = (
                 self.read(at)?.wrapping_sub(8),
                 self.read(cfa.wrapping_sub(8))?,
@@ -534,18 +536,18 @@ impl<'a, M: Memory> Walk<'a, M> {
                 keeper.join_no_more();
             }
         }
-        let ip = match rule.saved.get(register::IP) {
+        let ip = match rule.saved(register::IP) {
             Some(Saved::AtCfa(offset)) => {
-                self.return_address(cfa.wrapping_add_signed(i64::from(*offset)))?
+                self.return_address(cfa.wrapping_add_signed(i64::from(offset)))?
             }
             _ => caller.get(register::IP, self.memory)?,
         };
         self.file = caller;
         let sp = self.file.get(register::SP, self.memory)?;
-        if rule.signal {
+        if is_signal {
             self.memory.moved_to(sp);
         }
-        self.arrive(ip, sp, rule.signal)
+        self.arrive(ip, sp, is_signal)
     }
 
     /// Follows `rbp` through code without unwind information, if it is this function's frame pointer.

@@ -362,7 +362,7 @@ fn long_bytes(rule: &Rule) -> [u8; LONG_RULE_BYTES] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::Table;
+    use crate::table::{Long, Table};
 
     fn depth(depth: u32) -> Rule {
         Rule::with_return_address(Cfa::Register(register::SP as u8, 8 * depth as i32))
@@ -488,7 +488,7 @@ mod tests {
                     saved,
                     overwritten: i32::from(signal) * -88,
                 };
-                assert_eq!(Rule::decode(&long_bytes(&rule)), Some(rule));
+                assert_eq!(Long(&long_bytes(&rule)).whole(), Some(rule));
             }
         }
     }

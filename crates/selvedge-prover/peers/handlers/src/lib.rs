@@ -55,6 +55,18 @@ impl Interrupted {
             r13: self.register(libc::REG_R13),
             r14: self.register(libc::REG_R14),
             r15: self.register(libc::REG_R15),
+            scratch: [
+                libc::REG_RAX,
+                libc::REG_RDX,
+                libc::REG_RCX,
+                libc::REG_RSI,
+                libc::REG_RDI,
+                libc::REG_R8,
+                libc::REG_R9,
+                libc::REG_R10,
+                libc::REG_R11,
+            ]
+            .map(|number| self.register(number)),
         }
     }
 }
