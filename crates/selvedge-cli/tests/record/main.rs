@@ -7,6 +7,7 @@ mod children;
 mod demo;
 mod depth;
 mod ends;
+mod faults;
 mod foreign;
 mod harmless;
 mod harness;
