@@ -10,8 +10,7 @@ fuzz_target!(|image: &[u8]| {
     assert!(bytes.len() <= 128 * image.len() + 4096);
     let table = Table::view(&bytes).expect("a table that can be read");
     let mut last = None;
-    for row in 0..table.rows() {
-        let start = table.start(row).expect("a row");
+    for start in table.starts() {
         assert!(last.is_none_or(|last| last < start), "rows ascend");
         last = Some(start);
         assert!(table.rule(start).is_some(), "{start:#x} has a rule");

@@ -12,7 +12,7 @@ const STACK: u64 = 0x7000_0000;
 const CODE: u64 = 0x1000;
 const CODE_END: u64 = 0x9000;
 
-/// A table (its bytes behind the header, its counts, its shift), and a map instead of a well-formed one.
+/// A table (its bytes behind the header, its counts, the rule behind its end), and a map instead of a well-formed one.
 type Code<'a> = (&'a [u8], [u8; 4], u8, Option<&'a [u8]>);
 /// Registers, memory, places and values that change in it, a hostile memo, and how many frames there is room for.
 type State<'a> = ([u16; 6], [u8; 9], Vec<u8>, [(u8, u8); 4], &'a [u8], u16);
@@ -50,14 +50,14 @@ impl Memory for Stack<'_> {
 
 fuzz_target!(|input: (Code<'_>, State<'_>)| {
     let (code, state) = input;
-    let (table, counts, shift, raw_map) = code;
+    let (table, counts, behind, raw_map) = code;
     let (registers, scratch, mut stack, changed, memo, room) = state;
     let mut arena = Vec::new();
     arena.extend(MAGIC.to_le_bytes());
     for count in counts {
         arena.extend(u32::from(count).to_le_bytes());
     }
-    arena.extend(u32::from(shift % 34).to_le_bytes());
+    arena.extend(u32::from(behind).to_le_bytes());
     arena.extend(0_u64.to_le_bytes());
     arena.extend(table);
     let kind = MapKind::Table {

@@ -83,11 +83,11 @@ impl Membership {
         if region.header.children.load(Ordering::Relaxed) == 0 && !is_child_of_recorder(&name) {
             return Ok(None);
         }
+        mailbox::open();
         take_signal(region.header.signal.load(Ordering::Relaxed), ignored)?;
         let session = target::attach(region).ok_or_else(|| {
             Error::setting("cannot join the recording: it has no room for another process")
         })?;
-        mailbox::open();
         target::start_thread(session, system::gettid(), Base::Now);
         get_ready(region, session.process);
         Ok(Some(Self { session }))

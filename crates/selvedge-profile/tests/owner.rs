@@ -89,6 +89,7 @@ fn signal_that_names_another_record_is_its_threads_own() {
         (own_index, own_timer),
         (own_index, i32::MAX),
         (other_index, own_timer),
+        (other_index, other_timer),
         (unused.expect("a free record"), own_timer),
     ];
     for (sent, (index, timer)) in (1..).zip(signals) {

@@ -12,7 +12,8 @@ use std::path::PathBuf;
     version,
     max_term_width = 100,
     arg_required_else_help = true,
-    after_help = "CMD runs twice: as it is, and stepped; its output must be the same. A step takes about 20 microseconds.\n\
+    after_help = "CMD runs twice: as it is, and stepped; its output must be the same. A step takes about\n\
+20 microseconds, and the start of a program a few hundred thousand of them.\n\
 exact: every frame, leaf to root. marked: true frames, and a visible mark where some are missing. wrong: anything else.\n\n\
 Exit status: 0 if nothing is wrong and enough is exact; 1 if not, or with fewer samples than --least;\n\
 2 if it could not be tried.\n\n\
@@ -27,10 +28,10 @@ pub struct Arguments {
     #[arg(long, value_name = "SYMBOL")]
     pub window: Vec<String>,
     /// Stop after so many instructions
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_steps: Option<u64>,
     /// Least share of exact stacks, in percent
-    #[arg(long, value_name = "PERCENT", default_value_t = 99.9)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 99.9, value_parser = percent)]
     pub exact: f64,
     /// Least number of samples
     #[arg(long, value_name = "N", default_value_t = 1000)]
@@ -56,4 +57,11 @@ pub struct Arguments {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD", value_hint = ValueHint::CommandWithArguments)]
     pub command: Vec<OsString>,
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=100.0).contains(share))
+        .ok_or_else(|| "it must be from 0 to 100".into())
 }

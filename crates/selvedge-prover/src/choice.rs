@@ -12,6 +12,8 @@ struct Visits(Vec<u64>);
 pub struct Choice {
     visits: usize,
     seen: HashMap<u64, Visits>,
+    /// Instructions of programs that were there before.
+    before: usize,
     windows: Vec<Range<u64>>,
 }
 
@@ -22,6 +24,7 @@ impl Choice {
         Self {
             visits,
             seen: HashMap::new(),
+            before: 0,
             windows: Vec::new(),
         }
     }
@@ -51,9 +54,15 @@ impl Choice {
         }
     }
 
+    /// Another program begins, whose instructions may lie at the same addresses.
+    pub fn begin_anew(&mut self) {
+        self.before += self.seen.len();
+        self.seen.clear();
+    }
+
     /// Distinct instructions that were interrupted.
     #[must_use]
     pub fn instructions(&self) -> usize {
-        self.seen.len()
+        self.before + self.seen.len()
     }
 }

@@ -139,7 +139,8 @@ fn general(registers: &Registers) -> [u64; 25] {
     ]
 }
 
-/// Delivers `signal` with `info` to a thread that stands after a step, and waits until its handler has returned.
+/// Delivers `signal` with `info` to a thread that stands after a step, and waits until its handler has returned. If
+/// `paints`, sees how much stack that uses.
 ///
 /// # Errors
 ///
@@ -151,6 +152,7 @@ pub fn inject(
     info: &SignalInfo,
     mailbox: &Mailbox,
     number: u64,
+    paints: bool,
 ) -> io::Result<Outcome> {
     let before = State::of(tracee, registers)?;
     let mut outcome = Outcome {
@@ -167,7 +169,10 @@ pub fn inject(
             ..registers
         })?;
     }
-    let painted = depth::paint(tracee, &registers);
+    let painted = match paints {
+        true => depth::paint(tracee, &registers),
+        false => None,
+    };
     mailbox.announce(number);
     tracee.set_signal_info(info)?;
     tracee.set_breakpoint(Some(registers.rip))?;

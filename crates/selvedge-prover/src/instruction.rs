@@ -7,7 +7,9 @@ pub enum Flow {
     Call,
     /// `rt_sigreturn`, if `rax` says so, or any other system call.
     SystemCall,
-    /// It may give the stack pointer any value: a move, `lea`, `xchg`, `pop` to it, or `leave`.
+    /// It gives the stack pointer a value from memory or exchanges it, as a switch of stacks does.
+    LoadsStack,
+    /// It may give the stack pointer any value otherwise: from another register, by `lea`, or `leave`.
     SetsStack,
     /// Anything else: it moves the stack pointer by a little, or not at all.
     Other,
@@ -39,11 +41,12 @@ pub fn flow(code: &[u8]) -> Flow {
         Some(0xe8) => Flow::Call,
         Some(0xff) if matches!(reg, 2 | 3) => Flow::Call,
         Some(0x0f) if next == 0x05 => Flow::SystemCall,
+        Some(0x8b) if sets_reg && next >> 6 != 3 => Flow::LoadsStack,
         Some(0x8b | 0x8d) if sets_reg => Flow::SetsStack,
         Some(0x89) if sets_rm => Flow::SetsStack,
-        Some(0x87) if sets_reg || sets_rm => Flow::SetsStack,
-        Some(0x94) if rex & 1 == 0 => Flow::SetsStack,
-        Some(0x5c) if rex & 1 == 0 => Flow::SetsStack,
+        Some(0x87) if sets_reg || sets_rm => Flow::LoadsStack,
+        Some(0x94) if rex & 1 == 0 => Flow::LoadsStack,
+        Some(0x5c) if rex & 1 == 0 => Flow::LoadsStack,
         Some(0xc9) => Flow::SetsStack,
         // `add` and `sub` of a register: a jump out of frames, by as much as it likes.
         Some(0x01 | 0x29) if sets_rm => Flow::SetsStack,
@@ -70,16 +73,20 @@ mod tests {
     fn writes_to_the_stack_pointer_are_seen() {
         for code in [
             &[0x48, 0x89, 0xec][..],      // mov %rbp,%rsp
-            &[0x48, 0x8b, 0x27],          // mov (%rdi),%rsp
             &[0x4c, 0x89, 0xc4],          // mov %r8,%rsp
             &[0x48, 0x8d, 0x65, 0xd8],    // lea -40(%rbp),%rsp
             &[0x48, 0x8d, 0x64, 0x24, 8], // lea 8(%rsp),%rsp
-            &[0x5c],                      // pop %rsp
             &[0xc9],                      // leave
-            &[0x48, 0x87, 0xe0],          // xchg %rsp,%rax
             &[0x48, 0x01, 0xcc],          // add %rcx,%rsp
         ] {
             assert_eq!(flow(code), Flow::SetsStack, "{code:x?}");
+        }
+        for code in [
+            &[0x48, 0x8b, 0x27][..], // mov (%rdi),%rsp
+            &[0x5c],                 // pop %rsp
+            &[0x48, 0x87, 0xe0],     // xchg %rsp,%rax
+        ] {
+            assert_eq!(flow(code), Flow::LoadsStack, "{code:x?}");
         }
         for code in [
             &[0x48, 0x89, 0xe5][..], // mov %rsp,%rbp

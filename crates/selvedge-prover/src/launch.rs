@@ -173,7 +173,9 @@ fn try_to_become(arguments: &[OsString]) -> io::Result<std::convert::Infallible>
         .stdout(File::create(output)?)
         .stderr(File::create(errors)?);
     if !mailbox.is_empty() {
-        Mailbox::open(Path::new(mailbox))?.ask_to_be_traced();
+        if !Mailbox::open(Path::new(mailbox))?.ask_to_be_traced() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
         command.env(mailbox::VARIABLE, mailbox);
     }
     if !preload.is_empty() {
@@ -278,7 +280,20 @@ pub fn start(scratch: &Scratch, arguments: &Arguments) -> io::Result<Launched> {
         }
         std::thread::sleep(Duration::from_millis(1));
     };
-    let tracee = Tracee::seize(pid)?;
+    let tracee = match Tracee::seize(pid) {
+        Ok(tracee) => tracee,
+        Err(error) => {
+            // It waits to be traced: it ends, and the profiler with it.
+            mailbox.give_up();
+            let _ = first.wait();
+            let advice =
+                "is it traced already, or ptrace forbidden (/proc/sys/kernel/yama/ptrace_scope)?";
+            return Err(io::Error::new(
+                error.kind(),
+                format!("cannot trace CMD: {error}; {advice}"),
+            ));
+        }
+    };
     mailbox.let_go();
     Ok(Launched {
         tracee,

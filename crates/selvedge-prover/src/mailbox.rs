@@ -29,6 +29,8 @@ pub const VARIABLE: &str = "STEPPER_MAILBOX";
 
 const MAGIC: u64 = u64::from_le_bytes(*b"STEPBOX1");
 const FRAMES: usize = 1024;
+const GO: u32 = 1;
+const GIVE_UP: u32 = 2;
 /// A frame below this is a mark.
 pub const FIRST_ADDRESS: u64 = 4096;
 
@@ -143,17 +145,22 @@ impl Mailbox {
             .iter()
             .flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes())
             .take_while(|&byte| byte != 0)
+            .take(24)
             .collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Says which process is to be traced, and waits until it is.
-    pub fn ask_to_be_traced(&self) {
+    /// Says which process is to be traced, and waits until it is. Returns whether it is.
+    #[must_use]
+    pub fn ask_to_be_traced(&self) -> bool {
         self.words
             .traced
             .store(std::process::id(), Ordering::Release);
-        while self.words.go.load(Ordering::Acquire) == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        loop {
+            match self.words.go.load(Ordering::Acquire) {
+                0 => std::thread::sleep(std::time::Duration::from_millis(1)),
+                answer => return answer == GO,
+            }
         }
     }
 
@@ -166,7 +173,12 @@ impl Mailbox {
 
     /// Lets it go on.
     pub fn let_go(&self) {
-        self.words.go.store(1, Ordering::Release);
+        self.words.go.store(GO, Ordering::Release);
+    }
+
+    /// Lets it end.
+    pub fn give_up(&self) {
+        self.words.go.store(GIVE_UP, Ordering::Release);
     }
 
     /// Announces a sample. Its number is not 0, and no other's.

@@ -5,6 +5,7 @@ use selvedge_prover::arguments::Arguments;
 use selvedge_prover::launch::{self, BECOME, Ending, Scratch};
 use selvedge_prover::report::Findings;
 use selvedge_prover::stepper::{Settings, Stepper};
+use selvedge_prover::tracee;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -48,6 +49,7 @@ fn prove(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
                 .map_err(|e| format!("cannot run {command}: {e}"))?,
         ),
     };
+    tracee::catch_interrupts();
     let launched = launch::start(&scratch, arguments)
         .map_err(|e| format!("cannot start the profiler: {e}"))?;
     let settings = Settings {
@@ -77,7 +79,12 @@ fn prove(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     if !messages.is_empty() {
         problems.push(format!("the profiler says: {}", messages.trim_end()));
     }
-    findings.in_profile = samples_in(&scratch)?;
+    if arguments.preload.is_none() {
+        findings.in_profile = samples_in(&scratch)?;
+        if findings.in_profile.is_none() && !findings.cut {
+            problems.push("the profiler wrote no profile".into());
+        }
+    }
     problems.extend(judge(arguments, &findings));
     let text = if arguments.json {
         findings.json()
@@ -85,17 +92,24 @@ fn prove(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
         findings.text()
     };
     let mut out = std::io::stdout().lock();
-    for problem in &problems {
-        eprintln!("selvedge-prover: {problem}");
-    }
     // A closed pipe is no failure: the reader has seen enough.
     let _ = out.write_all(text.as_bytes());
+    for problem in &problems {
+        eprintln!("selvedge-prover: not proved: {problem}");
+    }
     Ok(problems.is_empty())
 }
 
 /// What is not well.
 fn judge(arguments: &Arguments, findings: &Findings) -> Vec<String> {
     let mut problems = Vec::new();
+    if findings.profiler.is_empty() {
+        problems.push(format!(
+            "the profiler was not ready to take signals after {} instructions (a static program never gets the agent)",
+            findings.steps
+        ));
+        return problems;
+    }
     if findings.samples < arguments.least {
         problems.push(format!(
             "only {} samples, which prove little (--least {})",
@@ -103,10 +117,13 @@ fn judge(arguments: &Arguments, findings: &Findings) -> Vec<String> {
         ));
     }
     if findings.wrong > 0 {
-        problems.push(format!("{} stacks are wrong", findings.wrong));
+        problems.push(format!("{} of the stacks are wrong", findings.wrong));
     }
     if findings.changed > 0 {
-        problems.push(format!("{} handlers changed something", findings.changed));
+        problems.push(format!(
+            "{} of the handlers changed something",
+            findings.changed
+        ));
     }
     if findings.exact_share() < arguments.exact {
         problems.push(format!(

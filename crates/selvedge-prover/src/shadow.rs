@@ -5,11 +5,10 @@
 //! signal interrupted another stack.
 
 use crate::instruction::Flow;
+use std::ops::Range;
 
-/// A stack pointer that moves down by more than this, set by a move, is on another stack.
+/// A stack pointer that moves down by more than this, set from a register, is on another stack.
 const LARGE_FRAME: u64 = 1 << 16;
-/// What the kernel puts on a stack for a signal is smaller: 2.7 KiB with AVX-512, 11 KiB with AMX.
-const LARGEST_SIGNAL_FRAME: u64 = 1 << 14;
 
 #[derive(Clone, Copy, Debug)]
 enum Entry {
@@ -30,6 +29,8 @@ struct Stack {
     /// Lowest and highest stack pointer seen.
     low: u64,
     high: u64,
+    /// Whether these are its bounds: those of an alternate stack are known.
+    is_alternate: bool,
     entries: Vec<Entry>,
 }
 
@@ -38,6 +39,7 @@ impl Stack {
         Self {
             low: sp,
             high: sp,
+            is_alternate: false,
             entries: Vec::new(),
         }
     }
@@ -60,8 +62,10 @@ impl Stack {
             }
             self.entries.pop();
         }
-        self.low = self.low.min(sp);
-        self.high = self.high.max(sp);
+        if !self.is_alternate {
+            self.low = self.low.min(sp);
+            self.high = self.high.max(sp);
+        }
     }
 }
 
@@ -71,6 +75,8 @@ pub struct Shadow {
     stacks: Vec<Stack>,
     /// The stack that the thread is on.
     current: usize,
+    /// The entry that the last instruction took away, if it took one.
+    taken: Option<(u64, u64)>,
 }
 
 impl Shadow {
@@ -80,6 +86,7 @@ impl Shadow {
         Self {
             stacks: vec![Stack::starting(sp)],
             current: 0,
+            taken: None,
         }
     }
 
@@ -95,12 +102,33 @@ impl Shadow {
         stack.entries.push(Entry::Return { slot, address });
     }
 
+    /// The stack that holds a stack pointer. An alternate stack can lie inside another one, as an array there.
+    fn holding(&self, sp: u64) -> Option<usize> {
+        let holds = |alternate: bool| {
+            let on = |stack: &Stack| stack.is_alternate == alternate && stack.holds(sp);
+            self.stacks.iter().position(on)
+        };
+        holds(true).or_else(|| holds(false))
+    }
+
+    /// The return address that was last popped, and where it was stored: `vfork` pops it and pushes it again.
+    #[must_use]
+    pub fn taken(&self) -> Option<(u64, u64)> {
+        self.taken
+    }
+
     /// Another instruction was executed; the stack pointer is `sp`.
     pub fn executed(&mut self, flow: Flow, sp: u64) {
-        if flow == Flow::SetsStack && !self.current().holds(sp) {
-            let low = self.current().low;
-            let elsewhere = sp > self.current().high || low - sp > LARGE_FRAME;
-            if let Some(known) = self.stacks.iter().position(|stack| stack.holds(sp)) {
+        if let Some(&Entry::Return { slot, address }) = self.current().entries.last()
+            && slot.wrapping_add(8) == sp
+        {
+            self.taken = Some((slot, address));
+        }
+        let loads = flow == Flow::LoadsStack;
+        if (loads || flow == Flow::SetsStack) && !self.current().holds(sp) {
+            let Stack { low, high, .. } = *self.current();
+            let elsewhere = sp > high || loads || low - sp > LARGE_FRAME;
+            if let Some(known) = self.holding(sp) {
                 self.current = known;
             } else if elsewhere {
                 self.stacks.push(Stack::starting(sp));
@@ -111,20 +139,31 @@ impl Shadow {
     }
 
     /// A signal was delivered: the thread was at `interrupted` with stack pointer `before`, and is at the start of the
-    /// handler with stack pointer `after`, where `restorer` is stored.
-    pub fn signal(&mut self, interrupted: u64, before: u64, after: u64, restorer: u64) {
+    /// handler with stack pointer `after`, where `restorer` is stored. `alternate` is the thread's alternate stack.
+    pub fn signal(
+        &mut self,
+        interrupted: u64,
+        before: u64,
+        (after, restorer): (u64, u64),
+        alternate: Range<u64>,
+    ) {
         let interrupted_stack = self.current;
-        let same = after < before && before - after <= LARGEST_SIGNAL_FRAME;
-        if !same {
-            self.current = match self.stacks.iter().position(|stack| stack.holds(after)) {
-                Some(known) => known,
-                None => {
-                    self.stacks.push(Stack::starting(after));
-                    self.stacks.len() - 1
-                }
+        if alternate.contains(&after) && !alternate.contains(&before) {
+            let known = self.stacks.iter().position(|stack| {
+                stack.is_alternate && stack.low == alternate.start && stack.high == alternate.end
+            });
+            // The kernel begins it at its top: whatever was on it is gone.
+            let fresh = Stack {
+                low: alternate.start,
+                high: alternate.end,
+                is_alternate: true,
+                entries: Vec::new(),
             };
-            // The kernel begins an alternate stack at its top: whatever was on it is gone.
-            self.current().entries.clear();
+            self.current = known.unwrap_or(self.stacks.len());
+            match self.stacks.get_mut(self.current) {
+                Some(stack) => *stack = fresh,
+                None => self.stacks.push(fresh),
+            }
         }
         let from = (self.current != interrupted_stack).then_some(interrupted_stack);
         let stack = self.current();
@@ -181,6 +220,12 @@ impl Shadow {
         }
     }
 
+    /// Whether the thread is on the stack that it began with.
+    #[must_use]
+    pub fn is_on_first(&self) -> bool {
+        self.current == 0
+    }
+
     /// The return address of the innermost call.
     #[must_use]
     pub fn caller(&self) -> u64 {
@@ -219,7 +264,7 @@ mod tests {
     fn coroutines_keep_their_own_calls() {
         let mut shadow = Shadow::starting(0x80_0000);
         shadow.call(0x7f_fff8, 10);
-        shadow.executed(Flow::SetsStack, 0x10_0000);
+        shadow.executed(Flow::LoadsStack, 0x10_0000);
         shadow.call(0xf_fff8, 20);
         shadow.call(0xf_fff0, 21);
         assert_eq!(frames(&shadow), [1, 21, 20]);
@@ -233,7 +278,7 @@ mod tests {
     fn a_signal_on_another_stack_leads_to_the_one_it_interrupted() {
         let mut shadow = Shadow::starting(0x80_0000);
         shadow.call(0x7f_fff8, 10);
-        shadow.signal(5, 0x7f_fff0, 0x2_0000, 6);
+        shadow.signal(5, 0x7f_fff0, (0x2_0000, 6), 0x1_8000..0x2_1000);
         shadow.call(0x1_fff8, 7);
         assert_eq!(frames(&shadow), [1, 7, 6, 5, 10]);
         shadow.executed(Flow::Other, 0x2_0000);
@@ -241,10 +286,35 @@ mod tests {
         shadow.signal_return(0x7f_fff0);
         assert_eq!(frames(&shadow), [1, 10]);
         // Left by a jump, and used again.
-        shadow.signal(5, 0x7f_fff0, 0x2_0000, 6);
+        shadow.signal(5, 0x7f_fff0, (0x2_0000, 6), 0x1_8000..0x2_1000);
         shadow.executed(Flow::SetsStack, 0x7f_fff8);
         assert_eq!(frames(&shadow), [1, 10]);
-        shadow.signal(4, 0x7f_fff0, 0x2_0000, 6);
+        shadow.signal(4, 0x7f_fff0, (0x2_0000, 6), 0x1_8000..0x2_1000);
         assert_eq!(frames(&shadow), [1, 6, 4, 10]);
+    }
+
+    #[test]
+    fn small_stacks_beside_one_another_are_told_apart() {
+        let mut shadow = Shadow::starting(0x80_0000);
+        shadow.executed(Flow::LoadsStack, 0x10_4000);
+        shadow.call(0x10_3ff8, 10);
+        shadow.executed(Flow::LoadsStack, 0x10_0000);
+        shadow.call(0xf_fff8, 20);
+        assert_eq!(frames(&shadow), [1, 20]);
+        shadow.executed(Flow::LoadsStack, 0x10_3ff8);
+        assert_eq!(frames(&shadow), [1, 10]);
+    }
+
+    #[test]
+    fn alternate_stack_inside_another_stack_is_its_own() {
+        let mut shadow = Shadow::starting(0x80_0000);
+        shadow.call(0x7f_fff8, 10);
+        shadow.call(0x7e_0000, 11);
+        shadow.signal(5, 0x7e_0000, (0x7f_5000, 6), 0x7f_0000..0x7f_6000);
+        shadow.call(0x7f_4ff8, 7);
+        assert_eq!(frames(&shadow), [1, 7, 6, 5, 11, 10]);
+        shadow.executed(Flow::Other, 0x7f_5008);
+        shadow.signal_return(0x7e_0000);
+        assert_eq!(frames(&shadow), [1, 11, 10]);
     }
 }

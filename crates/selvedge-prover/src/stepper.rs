@@ -16,6 +16,19 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the user has asked for an end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Ends the proof: what was found so far is reported. May be called in a signal handler.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
 
 /// What a proof does.
 #[derive(Debug)]
@@ -139,7 +152,7 @@ impl Stepper {
                 }
                 continue;
             }
-            if self.findings.steps >= self.settings.max_steps {
+            if self.findings.steps >= self.settings.max_steps || is_interrupted() {
                 self.findings.cut = true;
                 leader.kill();
                 continue;
@@ -166,6 +179,7 @@ impl Stepper {
                 self.begun = true;
                 self.threads.clear();
                 self.templates.clear();
+                self.choice.begin_anew();
                 self.launched.mailbox.forget_ready();
                 self.code_has_changed(tracee);
                 self.begin(tracee)?;
@@ -307,7 +321,12 @@ impl Stepper {
                     thread.shadow.signal_return(now.rsp);
                     return Ok(());
                 }
-                libc::SYS_mmap | libc::SYS_munmap | libc::SYS_mprotect => {
+                libc::SYS_mmap
+                | libc::SYS_munmap
+                | libc::SYS_mremap
+                | libc::SYS_mprotect
+                | libc::SYS_pkey_mprotect
+                | libc::SYS_shmat => {
                     self.code_has_changed(tracee);
                 }
                 libc::SYS_timer_create if now.rax == 0 => self.note_timer(tracee, before),
@@ -320,6 +339,13 @@ impl Stepper {
             _ => {}
         }
         thread.shadow.executed(thread.flow, now.rsp);
+        if let Some((slot, address)) = thread.shadow.taken()
+            && now.rsp == slot
+            && before.rsp == slot.wrapping_add(8)
+            && tracee.word(slot) == Some(address)
+        {
+            thread.shadow.call(slot, address);
+        }
         Ok(())
     }
 
@@ -418,20 +444,35 @@ impl Stepper {
         let caller = thread.shadow.caller();
         self.choice.note(registers.rip, caller);
         self.findings.samples += 1;
-        let Outcome {
-            recorded,
-            stack,
-            changed,
-            pending,
-            ended,
-        } = injection::inject(
+        let outcome = injection::inject(
             tracee,
             registers,
             template.signal,
             &template.info,
             &self.launched.mailbox,
             self.findings.samples,
-        )?;
+            thread.shadow.is_on_first(),
+        );
+        let outcome = match outcome {
+            // It was killed, or another thread has ended the process: nothing came of the signal.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                self.launched.mailbox.withdraw();
+                self.findings.samples -= 1;
+                return Err(error);
+            }
+            other => other?,
+        };
+        let Outcome {
+            recorded,
+            stack,
+            changed,
+            pending,
+            ended,
+        } = outcome;
+        if ended.is_some() {
+            self.findings.samples -= 1;
+            return Ok(ended);
+        }
         if let Some(signal) = pending {
             let info = tracee.signal_info()?;
             if !template.has_sent(&info) {
@@ -450,18 +491,22 @@ impl Stepper {
             changed,
         };
         self.findings.note(finding, tracee, &mut self.modules);
-        Ok(ended)
+        Ok(None)
     }
 }
 
-/// The kernel has called a handler: what it interrupted is in the frame that it made.
+/// The kernel has called a handler: what it interrupted, and the alternate stack, are in the frame that it made.
 fn enter_handler(thread: &mut Thread) {
-    // Offsets in a `ucontext`, which lies above the restorer.
+    // Of `ss_sp`, `ss_size`, `rsp` and `rip` in a `ucontext`, which lies above the restorer.
+    const STACK: u64 = 16;
+    const STACK_SIZE: u64 = 32;
     const SP: u64 = 160;
     const IP: u64 = 168;
     let (tracee, sp) = (thread.tracee, thread.registers.rsp);
     let word = |offset: u64| tracee.word(sp.wrapping_add(offset)).unwrap_or(0);
+    let alternate = word(8 + STACK);
+    let alternate = alternate..alternate.saturating_add(word(8 + STACK_SIZE));
     thread
         .shadow
-        .signal(word(8 + IP), word(8 + SP), sp, word(0));
+        .signal(word(8 + IP), word(8 + SP), (sp, word(0)), alternate);
 }

@@ -84,10 +84,23 @@ fn wait(pid: i32) -> io::Result<(Tracee, Event)> {
         (libc::SIGTRAP, libc::PTRACE_EVENT_CLONE) => Event::Cloned(tracee.message()? as i32),
         (libc::SIGTRAP, libc::PTRACE_EVENT_EXEC) => Event::Executed,
         (_, libc::PTRACE_EVENT_STOP) => Event::Stopped,
-        (libc::SIGTRAP, 0) => Event::Trapped,
+        (libc::SIGTRAP, 0) if tracee.is_own_trap()? => Event::Trapped,
         (signal, _) => Event::Signal(signal),
     };
     Ok((tracee, event))
+}
+
+extern "C" fn on_interrupt(_: i32) {
+    crate::stepper::interrupt();
+}
+
+/// From now on, Ctrl-C and `SIGTERM` end the proof, not this program.
+pub fn catch_interrupts() {
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        let handler: extern "C" fn(i32) = on_interrupt;
+        // SAFETY: the handler stores to an atomic.
+        unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    }
 }
 
 impl Tracee {
@@ -127,6 +140,18 @@ impl Tracee {
         // SAFETY: reads and writes no memory of ours.
         check(unsafe { libc::ptrace(request, self.0, 0_usize, signal as usize) })?;
         Ok(())
+    }
+
+    /// Whether the trap that it is stopped at is of stepping: else it is the program's (`int3`, or sent).
+    fn is_own_trap(self) -> io::Result<bool> {
+        /// What the kernel says where it stops a thread at a handler's start.
+        const NOTIFIED: i32 = libc::SIGTRAP;
+        let [_, _, _, _, _, _, _, _, c0, c1, c2, c3, ..] = self.signal_info()?;
+        let code = i32::from_le_bytes([c0, c1, c2, c3]);
+        Ok(matches!(
+            code,
+            libc::TRAP_BRKPT | libc::TRAP_TRACE | libc::TRAP_HWBKPT | NOTIFIED
+        ))
     }
 
     fn message(self) -> io::Result<u64> {

@@ -21,18 +21,29 @@ pub fn judge(recorded: &[u64], truth: &[u64]) -> Verdict {
     if recorded == truth {
         return Verdict::Exact;
     }
-    let Some(mark) = recorded.iter().position(|&frame| frame < FIRST_ADDRESS) else {
+    // The first frame is none: a thread can be at any address, after a call through a null pointer at 0.
+    let marks = recorded
+        .iter()
+        .enumerate()
+        .skip(1)
+        .find(|&(_, &frame)| frame < FIRST_ADDRESS);
+    let Some((mark, _)) = marks else {
         return match !recorded.is_empty() && truth.starts_with(recorded) {
             true => Verdict::Short,
             false => Verdict::Wrong,
         };
     };
-    let (inner, outer) = (&recorded[..mark], &recorded[mark + 1..]);
+    let (inner, mut outer) = (&recorded[..mark], &recorded[mark + 1..]);
+    // Another mark behind: of the part that was left out, nothing is known.
+    while let Some((last, rest)) = outer.split_last()
+        && *last < FIRST_ADDRESS
+    {
+        outer = rest;
+    }
     let fits = inner.len() + outer.len() <= truth.len()
         && truth.starts_with(inner)
         && truth.ends_with(outer);
-    // A mark alone says nothing false, but nothing of where the thread was either.
-    if fits && !inner.is_empty() {
+    if fits {
         Verdict::Marked
     } else {
         Verdict::Wrong
@@ -52,10 +63,13 @@ mod tests {
             &[0x5000, 0x6000, 0x7000, 7],
             &[0x5000, 2, 0x8000],
             &[0x5000, 0x6000, 0x7000, 0x8000, 5],
+            &[0x5000, 0x6000, 2, 7],
+            &[0x5000, 2, 0x8000, 2],
         ] {
             assert_eq!(judge(marked, &truth), Verdict::Marked, "{marked:x?}");
         }
         assert_eq!(judge(&[0x5000, 0x6000, 0x7000], &truth), Verdict::Short);
+        assert_eq!(judge(&[0, 4], &[0, 0x6000]), Verdict::Marked);
         for wrong in [
             &[][..],
             &[4],
@@ -64,7 +78,8 @@ mod tests {
             &[0x5000, 0x7000, 4],
             &[0x5000, 0x6000, 0x7000, 0x8000, 0x9000],
             &[0x5000, 0x6000, 2, 0x6000, 0x7000, 0x8000],
-            &[0x5000, 2, 0x8000, 2],
+            &[0x5000, 2, 0x7000],
+            &[0, 0x7000, 4],
         ] {
             assert_eq!(judge(wrong, &truth), Verdict::Wrong, "{wrong:x?}");
         }

@@ -42,7 +42,7 @@ use crate::record::{
     HEADER_WORDS, Head, Kind, MAX_FRAMES, RAW_STACKS, REGISTER_WORDS, register_words,
 };
 use crate::region::{Engine, Loss, Region, Thread, key, session, unkey};
-use crate::stack::Stack;
+use crate::stack::{self, Stack};
 use crate::system;
 use crate::target::{self, Base, Session};
 use crate::{mailbox, ring, weight};
@@ -88,7 +88,7 @@ pub(crate) fn purpose(session: Session, info: SignalInfo) -> Purpose {
                 index,
                 timer: info.timer(),
             })),
-            None if mailbox::request().is_some() => Purpose::Sample(None),
+            None if mailbox::is_watched() => Purpose::Sample(None),
             None => Purpose::Program,
         },
         (code::SI_QUEUE, _)
@@ -98,7 +98,7 @@ pub(crate) fn purpose(session: Session, info: SignalInfo) -> Purpose {
         }
         (code::SI_KERNEL, Some(Engine::Itimer)) => Purpose::Sample(None),
         (sent, Some(Engine::Perf)) if code::POLL.contains(&sent) => Purpose::Sample(None),
-        _ if mailbox::request().is_some() => Purpose::Sample(None),
+        _ if mailbox::is_watched() => Purpose::Sample(None),
         _ => Purpose::Program,
     }
 }
@@ -145,13 +145,14 @@ fn base_of(tid: u32) -> Base {
 }
 
 /// The record that the signal's timer is armed for, and the id of its thread, which is this one: see state 5 above.
-fn owner_of_timer(session: Session, hint: Hint) -> Option<(u32, u32)> {
+fn owner_of_timer(session: Session, hint: Hint, sp: u64) -> Option<(u32, u32)> {
     let thread = session.region.thread(hint.index)?;
     // Acquire: pairs with the end of the claim, where the key is set, and with that of arming.
     let (process, tid) = unkey(thread.key.load(Ordering::Acquire))?;
     let is_armed = thread.armed.load(Ordering::Acquire) == 1
         && thread.timer.load(Ordering::Relaxed) == hint.timer;
-    (process == session.process_index && is_armed).then_some((hint.index, tid))
+    (process == session.process_index && is_armed && stack::is_on(thread, sp))
+        .then_some((hint.index, tid))
 }
 
 fn sample(session: Session, hint: Option<Hint>, interrupted: Interrupted) {
@@ -162,8 +163,8 @@ fn sample(session: Session, hint: Option<Hint>, interrupted: Interrupted) {
     } = session;
     // Another prover than ours may have taken the signal of another thread's timer for a model.
     let hinted = hint
-        .and_then(|hint| owner_of_timer(session, hint))
-        .filter(|&(_, tid)| mailbox::request().is_none() || tid == system::gettid());
+        .and_then(|hint| owner_of_timer(session, hint, interrupted.sp()))
+        .filter(|&(_, tid)| !mailbox::is_watched() || tid == system::gettid());
     let (found, tid) = match hinted {
         Some((index, tid)) => (Some(index), tid),
         None => {
@@ -181,7 +182,7 @@ fn sample(session: Session, hint: Option<Hint>, interrupted: Interrupted) {
             let engine = Engine::from_code(session.process.engine.load(Ordering::Relaxed));
             // A prover's signal comes from nowhere too.
             let from_nowhere = hint.is_none() && engine == Some(Engine::Itimer);
-            let outside = recording && (from_nowhere || mailbox::request().is_some());
+            let outside = recording && (from_nowhere || mailbox::is_watched());
             let claimed = if outside {
                 target::start_thread(session, tid, base_of(tid))
             } else {

@@ -8,7 +8,7 @@
 //! | 0 | [`MAGIC`] | the prover, or the agent where there is none |
 //! | 16 | 1 (u32) once signals may arrive | the agent |
 //! | 24 | number of the sample in flight (u64); 0: none | the prover |
-//! | 48 | name and version of the agent (32 bytes) | the agent |
+//! | 48 | name and version of the agent (24 bytes), and the process (u64) | the agent |
 //! | 80 | that number again (u64), written last | the handler |
 //! | 88 | number of frames (u32) | the handler |
 //! | 96 | frames (u64 each, at most [`FRAMES`]), leaf first | the handler |
@@ -16,8 +16,11 @@
 //! The first frame is the interrupted instruction; the others are return addresses, and what signals interrupted. A frame
 //! below 4,096 is a mark: the code of the [`End`] of a walk that did not come to its root. Other bytes are the prover's.
 //!
-//! **With a number in flight** that is not answered yet, a signal of the session's number is a sample, whatever its
-//! `siginfo` says: provers that do not know ours can use it too.
+//! A mailbox is of the first process that takes it, and of the programs that this one becomes: its children leave it alone, so
+//! that no sample of theirs is an answer.
+//!
+//! **With a number in flight**, a signal of the session's number is a sample, whatever its
+//! `siginfo` says: provers that do not know ours can use it too. If the number is answered already, it is a sample like others.
 //! The handler then waits for the reader where it meets unknown code: what it records without a prover is a copy of the
 //! stack, which the reader walks once it knows the code, and a copy is not seen in a mailbox.
 //!
@@ -38,10 +41,8 @@ use selvedge_unwind::{EXACT_PC, End};
 pub const MAGIC: u64 = u64::from_le_bytes(*b"STEPBOX1");
 /// Frames that there is room for, at most.
 pub const FRAMES: usize = 1024;
-/// Bytes of a mailbox with room for all of them.
+/// Bytes of a mailbox: a smaller file is none.
 pub const BYTES: usize = size_of::<Mailbox>();
-/// Bytes of the smallest one that is used.
-const LEAST_BYTES: usize = BYTES - 8 * (FRAMES - 1);
 /// How long the reader may take to get to know new code.
 const PATIENCE: u64 = 5_000_000_000;
 
@@ -50,27 +51,27 @@ const PATIENCE: u64 = 5_000_000_000;
 #[repr(C)]
 struct Mailbox {
     magic: AtomicU64,
-    prover_1: u64,
+    prover_1: AtomicU64,
     ready: AtomicU32,
-    prover_2: u32,
+    prover_2: AtomicU32,
     in_flight: AtomicU64,
-    prover_3: [u64; 2],
-    name: [AtomicU64; 4],
+    prover_3: [AtomicU64; 2],
+    name: [AtomicU64; 3],
+    process: AtomicU64,
     answered: AtomicU64,
     count: AtomicU32,
-    prover_4: u32,
+    prover_4: AtomicU32,
     frames: [AtomicU64; FRAMES],
 }
 
-/// Address of the mailbox; 0: there is none. Relaxed everywhere: written before any signal can arrive.
+/// Address of the mailbox; 0: there is none. Relaxed everywhere: a signal that finds it or not is the same to a prover that
+/// was not told yet that signals may arrive.
 static ADDRESS: AtomicUsize = AtomicUsize::new(0);
-/// Frames that it has room for.
-static ROOM: AtomicUsize = AtomicUsize::new(0);
 
 fn mailbox() -> Option<&'static Mailbox> {
     let address = ADDRESS.load(Ordering::Relaxed) as *const Mailbox;
-    // SAFETY: null, or the mapping that `open` was given, which is never taken back. All fields that are used are atomic and
-    // lie within it: of the frames, `ROOM`.
+    // SAFETY: null, or the mapping that `open` was given, which has all of it and is never taken back. All fields are atomic:
+    // another process writes them too.
     unsafe { address.as_ref() }
 }
 
@@ -80,7 +81,7 @@ fn mailbox() -> Option<&'static Mailbox> {
 ///
 /// `bytes` of a file are mapped there, shared, for reading and writing, for as long as the process lives.
 pub unsafe fn open(start: *mut u8, bytes: usize) -> bool {
-    if bytes < LEAST_BYTES {
+    if bytes < BYTES {
         return false;
     }
     // SAFETY: at least eight bytes are mapped, by the contract.
@@ -89,7 +90,14 @@ pub unsafe fn open(start: *mut u8, bytes: usize) -> bool {
     if there != MAGIC && there != 0 {
         return false;
     }
-    ROOM.store((bytes - LEAST_BYTES) / 8 + 1, Ordering::Relaxed);
+    // SAFETY: `BYTES` are mapped, by the contract, and all fields are atomic.
+    let mailbox = unsafe { &*start.cast::<Mailbox>() };
+    let own = u64::from(system::getpid());
+    if mailbox.ready.load(Ordering::Acquire) != 0 && mailbox.process.load(Ordering::Relaxed) != own
+    {
+        return false;
+    }
+    mailbox.process.store(own, Ordering::Relaxed);
     ADDRESS.store(start.addr(), Ordering::Relaxed);
     magic.store(MAGIC, Ordering::Relaxed);
     true
@@ -104,7 +112,7 @@ pub fn leave() {
 pub fn get_ready(region: &Region, process: &Process) {
     let Some(mailbox) = mailbox() else { return };
     wait_for_reader(region, process);
-    let mut name = [0_u8; 32];
+    let mut name = [0_u8; 24];
     let own = concat!("selvedge ", env!("CARGO_PKG_VERSION")).as_bytes();
     for (place, byte) in name.iter_mut().zip(own) {
         *place = *byte;
@@ -150,6 +158,12 @@ pub(crate) struct Request {
     mailbox: &'static Mailbox,
 }
 
+/// Whether a prover has asked for a sample, answered or not.
+#[inline]
+pub(crate) fn is_watched() -> bool {
+    mailbox().is_some_and(|mailbox| mailbox.in_flight.load(Ordering::Acquire) != 0)
+}
+
 /// Whether a prover waits for a sample.
 #[inline]
 pub(crate) fn request() -> Option<Request> {
@@ -168,8 +182,7 @@ impl Request {
     /// Answers with what was recorded.
     pub(crate) fn answer(self, frames: &[u64], end: End) {
         let mark = (end != End::Root).then_some(end as u64);
-        let room = ROOM.load(Ordering::Relaxed);
-        let places = self.mailbox.frames.iter().take(room);
+        let places = self.mailbox.frames.iter();
         let mut count = 0_u32;
         for (place, frame) in places.zip(frames.iter().copied().chain(mark)) {
             place.store(frame & !EXACT_PC, Ordering::Relaxed);

@@ -52,6 +52,12 @@ fn bounds(thread: &Thread) -> (u64, u64) {
     (low, thread.stack_high.load(Ordering::Relaxed))
 }
 
+/// Whether a stack pointer is on the stack of the thread that owns a record: then it is that thread's.
+pub(crate) fn is_on(thread: &Thread, sp: u64) -> bool {
+    let (low, high) = bounds(thread);
+    (low..high).contains(&sp)
+}
+
 impl<'a> Stack<'a> {
     /// The stack of the thread that owns `thread`, interrupted with stack pointer `sp`.
     ///

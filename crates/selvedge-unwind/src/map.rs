@@ -43,13 +43,14 @@ impl<'a> Module<'a> {
         address >= self.start && address < self.end
     }
 
-    /// The start of the stretch of code without unwind information that an address of the module lies in.
-    pub(crate) fn stretch_start(&self, address: u64) -> u64 {
-        let start = |table: &Table<'a>| table.start_of_row(self.svma(address));
-        match self.table.as_ref().and_then(start) {
-            Some(start) => start.wrapping_add(self.bias).max(self.start),
-            None => self.start,
-        }
+    /// The start of the stretch of code without unwind information that an address of the module lies in; `None` where it
+    /// is too far away to be looked for.
+    pub(crate) fn stretch_start(&self, address: u64) -> Option<u64> {
+        let Some(table) = &self.table else {
+            return Some(self.start);
+        };
+        let start = table.start_of_row(self.svma(address))?;
+        Some(start.wrapping_add(self.bias).max(self.start))
     }
 
     /// An address as the module counts.

@@ -554,8 +554,10 @@ impl<'a, M: Memory> Walk<'a, M> {
     ///
     /// **Proof.** Every function between this one and the owner of the frame that `rbp` points to has left a return
     /// address on the stack, and so has this one: if none lies between the stack pointer and `rbp`, that frame is this
-    /// function's own. A word is taken for a return address if it leads into known code behind a call, so the proof fails
-    /// more often than it must, never less. And the call before its return address, if it is a direct one, leads to this
+    /// function's own. A word is taken for a return address if it leads into known code behind a call, so in known code the
+    /// proof fails more often than it must, never less. A return address into code that is in no module yet is not seen: a
+    /// function of such code, and one without unwind information that it calls and that leaves `rbp` alone, are passed over
+    /// together. And the call before its return address, if it is a direct one, leads to this
     /// stretch of code, not behind the current instruction: else the function that it leads to has a caller in between.
     #[inline(never)]
     fn step_by_frame_pointer(&mut self, module: &Module<'_>) -> Result<(), End> {
@@ -617,11 +619,16 @@ impl<'a, M: Memory> Walk<'a, M> {
             return false;
         };
         let here = self.file.ip();
-        call.indirect
-            || call.direct.is_some_and(|distance| {
-                let target = ip.wrapping_add_signed(i64::from(distance));
-                target <= here && target >= module.stretch_start(here)
-            })
+        let Some(distance) = call.direct else {
+            return call.indirect;
+        };
+        let target = ip.wrapping_add_signed(i64::from(distance));
+        let leads_here = target <= here
+            && module
+                .stretch_start(here)
+                .is_some_and(|start| target >= start);
+        // The bytes of an indirect call can look like those of a direct one, which then leads nowhere.
+        leads_here || (call.indirect && !self.map.holds(target))
     }
 
     /// The call before an address, by the eight bytes before it. `None` where they cannot be read.

@@ -255,17 +255,19 @@ fn planted_faults_are_reported() {
 #[test]
 fn too_few_samples_and_too_few_exact_ones_fail() {
     let selvedge = selvedge().to_str().expect("a path that is text");
+    let program = build("cc", "lazy.c", "inexact", &FRAMELESS);
     let run = |options: &[&str]| {
         let mut options = options.to_vec();
         options.extend(["--selvedge", selvedge]);
-        prover(&options, &[Path::new("/bin/true")])
-            .output()
-            .expect("the prover runs")
+        let output = prover(&options, &[&program]).output();
+        output.expect("the prover runs")
     };
     let few = run(&["--least", "1000000"]);
     assert_eq!(few.status.code(), Some(1), "{few:?}");
-    let inexact = run(&["--exact", "100.1"]);
+    // Around a long jump, two instructions are marked.
+    let inexact = run(&["--exact", "100"]);
     assert_eq!(inexact.status.code(), Some(1), "{inexact:?}");
+    assert_eq!(run(&["--exact", "101"]).status.code(), Some(2));
 }
 
 /// Bad input is told in a line.

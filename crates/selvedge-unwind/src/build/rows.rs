@@ -197,10 +197,12 @@ impl Rows {
             let Some(piece) = self.piece_at(*function) else {
                 continue;
             };
+            let ordinary = Rule::with_return_address(Cfa::Register(register::SP as u8, 8));
+            // Another function of this name may push first: then its own information holds.
             if self.may_look_at(piece.clone())
                 && let Some(from) = departure::load(piece.start, piece.end, &image.code)
+                && self.has_rule(from, &ordinary)
             {
-                let ordinary = Rule::with_return_address(Cfa::Register(register::SP as u8, 8));
                 self.correct(departure::rules(from, piece.end, &ordinary, &image.code));
             }
         }
@@ -219,6 +221,24 @@ impl Rows {
                 ]);
             }
         }
+    }
+
+    /// Whether this rule is what unwind information says of an instruction.
+    fn has_rule(&mut self, at: u64, rule: &Rule) -> bool {
+        let number = self.rules.number(rule);
+        let next = self.pieces.partition_point(|piece| piece.start <= at);
+        let piece = next.checked_sub(1).and_then(|piece| self.pieces.get(piece));
+        piece.is_some_and(|piece| {
+            let rows = self
+                .rows
+                .get(piece.rows.start as usize..piece.rows.end as usize);
+            let rows = rows.unwrap_or_default();
+            let behind = rows.partition_point(|(start, _)| piece.start + u64::from(*start) <= at);
+            behind
+                .checked_sub(1)
+                .and_then(|row| rows.get(row))
+                .is_some_and(|(_, found)| *found == number)
+        })
     }
 
     /// The piece at an address.
