@@ -148,7 +148,7 @@ fn becoming(
     Ok(all)
 }
 
-/// Becomes the program that the arguments name; see [`becoming`].
+/// Becomes the program that the arguments name, as [`start`] has made them.
 ///
 /// # Errors
 ///
