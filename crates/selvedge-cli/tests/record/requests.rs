@@ -16,6 +16,8 @@ fn started(workshop: &Workshop, options: &[&str], seconds: &str) -> Running {
     let mut running = workshop
         .record()
         .options(options)
+        // A shell that starts the tests in the background has them ignore Ctrl-C.
+        .through(&["env", "--default-signal=INT,QUIT"])
         .start([program.as_os_str(), seconds.as_ref()]);
     running.until("start of the program", |running| {
         (running.output().lines().count() >= 3).then_some(())
