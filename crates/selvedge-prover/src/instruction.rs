@@ -11,6 +11,8 @@ pub enum Flow {
     LoadsStack,
     /// It may give the stack pointer any value otherwise: from another register, by `lea`, or `leave`.
     SetsStack,
+    /// It pushes a register.
+    Push,
     /// Anything else: it moves the stack pointer by a little, or not at all.
     Other,
 }
@@ -47,6 +49,7 @@ pub fn flow(code: &[u8]) -> Flow {
         Some(0x87) if sets_reg || sets_rm => Flow::LoadsStack,
         Some(0x94) if rex & 1 == 0 => Flow::LoadsStack,
         Some(0x5c) if rex & 1 == 0 => Flow::LoadsStack,
+        Some(0x50..=0x57) => Flow::Push,
         Some(0xc9) => Flow::SetsStack,
         // `add` and `sub` of a register: a jump out of frames, by as much as it likes.
         Some(0x01 | 0x29) if sets_rm => Flow::SetsStack,

@@ -340,8 +340,8 @@ impl Stepper {
         }
         thread.shadow.executed(thread.flow, now.rsp);
         if let Some((slot, address)) = thread.shadow.taken()
+            && thread.flow == Flow::Push
             && now.rsp == slot
-            && before.rsp == slot.wrapping_add(8)
             && tracee.word(slot) == Some(address)
         {
             thread.shadow.call(slot, address);
