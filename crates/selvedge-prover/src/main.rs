@@ -79,6 +79,9 @@ fn prove(arguments: &Arguments) -> Result<bool, Box<dyn std::error::Error>> {
     if !messages.is_empty() {
         problems.push(format!("the profiler says: {}", messages.trim_end()));
     }
+    if findings.cut && arguments.max_steps.is_none() {
+        problems.push("it was interrupted before the end of the program".into());
+    }
     if arguments.preload.is_none() {
         findings.in_profile = samples_in(&scratch)?;
         if findings.in_profile.is_none() && !findings.cut {
